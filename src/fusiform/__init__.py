@@ -1,0 +1,3 @@
+"""fusiform: self-supervised facial representation learning, from a folder of photos to a measured face encoder."""
+
+__version__ = "0.1.0"

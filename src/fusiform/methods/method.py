@@ -1,0 +1,38 @@
+"""What a pre-training method is: networks, and the loss of one batch."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from fusiform.batch import FaceBatch
+from fusiform.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The loss of one batch: `total` is back-propagated, `parts` are detached numbers to look at."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module, abc.ABC):
+    """A pre-training method. It knows nothing of files, optimizers, ranks or logging; the engine knows nothing of it.
+
+    A method draws every random number from a stream of the `clock` it is given, so that the same batch at the same clock
+    has the same loss.
+    """
+
+    encoder: nn.Module
+    """The network that is kept: a `fusiform.nn.vit.ViT`."""
+
+    @abc.abstractmethod
+    def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
+        """The loss of one (micro-)batch."""
+
+    def after_step(self, clock: Clock) -> None:  # noqa: B027  (most methods have nothing to do here)
+        """Called once after each optimizer step, for what does not train by gradient: teachers, centres, codebooks."""

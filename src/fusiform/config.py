@@ -1,0 +1,246 @@
+"""Typed config groups, named by consequence, and their strict JSON form.
+
+`method`, `vit`, `data` and `optim` change results; `loop` must not. A run's identity is the hash of the first four and
+the seed, so a run may be resumed with other logging or more workers but not with another learning rate.
+
+Attribute docstrings are the command line's help (tyro reads them), so they are written for the person who types flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from fusiform.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The encoder's shape. Parameter names follow MAE and timm."""
+
+    image_size: int = 224
+    """Side of the square input in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels; divides the image size."""
+    width: int = 768
+    """Channels of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads; divides the width."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of a block's MLP, as a multiple of the width."""
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from pixels in [0, 1], per channel R, G, B."""
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    """Divides the pixels after that."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ConfigError(
+                f"Image size {self.image_size} is not a multiple of patch size {self.patch_size}",
+                do=f"--vit.image-size {self.image_size // self.patch_size * self.patch_size or self.patch_size}",
+            )
+        if self.width % self.heads:
+            raise ConfigError(f"Width {self.width} is not a multiple of {self.heads} heads", do="change --vit.heads")
+        if self.width % 4:
+            raise ConfigError(
+                f"Width {self.width} has no sin-cos position table", expected="a multiple of 4", do="change --vit.width"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        return self.grid**2
+
+
+VIT_SIZES: dict[str, ViTConfig] = {
+    "tiny": ViTConfig(width=192, heads=3),
+    "small": ViTConfig(width=384, heads=6),
+    "base": ViTConfig(width=768, heads=12),
+    "large": ViTConfig(width=1024, depth=24, heads=16),
+    "huge": ViTConfig(patch_size=14, width=1280, depth=32, heads=16),
+}
+"""The published sizes at 224 pixels (MAE-Face's presets)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a face looks like by the time the method sees it."""
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Range of the random crop's area, as a share of the stored crop."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the random crop's width over height."""
+    flip: float = 0.5
+    """Probability of mirroring a view."""
+    split: str = "train"
+    """Split of the set to train on; "all" takes every face."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the weights move."""
+
+    epochs: float = 800.0
+    """Passes over the data."""
+    faces_per_step: int = 4096
+    """Faces in one optimizer step, over all ranks and micro-batches."""
+    lr_per_256: float = 1.5e-4
+    """Peak learning rate for 256 faces per step; scaled linearly with `faces-per-step`."""
+    warmup_epochs: float = 40.0
+    """Epochs of linear warm-up."""
+    end_lr_per_256: float = 0.0
+    """Learning rate at the end of the cosine, for 256 faces per step."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices; biases, norms and one-dimensional parameters are not decayed."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's momenta."""
+    clip: float | None = None
+    """Largest global gradient norm; None does not clip."""
+    ema: float | None = None
+    """Momentum of an exponential moving average of the encoder, kept beside it; None keeps none."""
+    seed: int = 0
+    """Decides initialisation, data order, augmentation and masks."""
+
+    @property
+    def peak_lr(self) -> float:
+        return self.lr_per_256 * self.faces_per_step / 256
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How the run is carried out. Nothing here may change its result."""
+
+    faces_per_micro_batch: int | None = None
+    """Faces per forward pass and rank; None: the whole step at once. Less needs less memory."""
+    workers: int = 0
+    """Processes that prepare batches; 0 prepares them in the training process."""
+    threads: int | None = None
+    """CPU threads for tensor work; None: all cores this process may use."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train. What "auto" chose is written to config.json."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast or fp32. "auto": bf16 where the hardware has it; the choice is written to config.json."""
+    compile: bool = False
+    """Compile the encoder's blocks with torch.compile."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    log_every: int = 20
+    """Steps between rows of log.jsonl."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs `pip install fusiform[tensorboard]`)."""
+    tune_cpu: bool = True
+    """Faster CPU kernels and memory allocation (measured in docs/performance.md); off leaves torch's defaults."""
+
+
+class MethodConfig(Protocol):
+    """What a recipe's `method` group must be: a frozen dataclass that can build the method it configures."""
+
+    def build(self, vit: ViTConfig) -> Any:
+        """The `fusiform.methods.method.Method`; torch is imported here and not before."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named, runnable value: everything `fusiform pretrain` needs besides the faces and the run's folder."""
+
+    name: str
+    """Name under which the recipe is found: `fusiform pretrain NAME`."""
+    method: Any
+    """The method's own settings."""
+    vit: ViTConfig = field(default_factory=ViTConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    about: str = ""
+    """One sentence: what it reproduces, or what it is for."""
+
+    @property
+    def identity(self) -> str:
+        """Twelve hex digits over everything that may change the result."""
+        values = to_json(self)
+        for group in ("loop", "about", "name"):
+            values.pop(group)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def to_json(value: Any) -> Any:
+    """A frozen dataclass as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(value)))
+
+
+def from_json(like: T, values: Mapping[str, Any], *, where: str = "config.json") -> T:
+    """The counterpart of `to_json`: a dataclass of the type of `like`, with every field read from `values`.
+
+    Strict in both directions: an unknown field, a missing field and a value of another type are errors that name the
+    field. Nested groups are read with the types they have in `like`, so a recipe's method group comes back as itself.
+
+    Raises:
+        ConfigError: naming `where`, the field, the value and what was expected.
+    """
+    assert dataclasses.is_dataclass(like)
+    names = [f.name for f in dataclasses.fields(like)]
+    for name in values:
+        if name not in names:
+            raise ConfigError(f"{where} has an unknown field '{name}'", do=did_you_mean(name, names))
+    hints = typing.get_type_hints(type(like))
+    read: dict[str, Any] = {}
+    for name in names:
+        if name not in values:
+            raise ConfigError(f"{where} lacks the field '{name}'", expected=f"the fields {', '.join(names)}")
+        current = getattr(like, name)
+        if dataclasses.is_dataclass(current) and isinstance(values[name], Mapping):
+            read[name] = from_json(current, values[name], where=f"{where}: {name}")
+        else:
+            read[name] = _checked(values[name], hints[name], f"{where}: {name}")
+    return type(like)(**read)
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type `hint` asks for (JSON has no tuples and no difference between 1 and 1.0), or ConfigError."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value in args:
+            return value
+    elif origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return _checked(value, option, where)
+            except ConfigError:
+                continue
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            if len(args) == 2 and args[1] is Ellipsis:
+                return tuple(_checked(v, args[0], where) for v in value)
+            if len(value) == len(args):
+                return tuple(_checked(v, a, where) for v, a in zip(value, args, strict=True))
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where} is {value!r}", expected=f"{getattr(hint, '__name__', hint)}")

@@ -1,12 +1,12 @@
 """Landmark schemes: how many points, in which order, and how one scheme is read as another.
 
-Points are (..., K, 2) arrays of x, y in pixels, pixel centres at .5. Left and right are the subject's own unless a name says
-"image": in a photo of a face that looks at us the subject's right eye is the image-left one, and all three schemes count
-from image left to image right.
+Points are (..., K, 2) arrays of x, y in pixels, pixel centres at .5. Left and right are the subject's own unless a name
+says "image": in a photo of a face that looks at us the subject's right eye is the image-left one, and all three schemes
+count from image left to image right.
 
-Sources: ibug-68 after Gross et al., "Multi-PIE" (2010) and Sagonas et al., "300 Faces in-the-Wild" (2013); mediapipe-478
-after the face mesh of MediaPipe Face Landmarker v2 (468 surface points, then 5 points for each iris); arcface-5 after
-Deng et al., "ArcFace" (2019).
+Sources: ibug-68 after Gross et al., "Multi-PIE" (2010) and Sagonas et al., "300 Faces in-the-Wild" (2013);
+mediapipe-478 after the face mesh of MediaPipe Face Landmarker v2 (468 surface points, then 5 points for each iris);
+arcface-5 after Deng et al., "ArcFace" (2019).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 MEDIAPIPE_TO_IBUG: tuple[int, ...] = (
-    # jaw, from the image-left ear over the chin (152) to the image-right ear: every second point of the mesh's face oval
+    # jaw, from the image-left ear over the chin (152) to the image-right ear: the mesh's face oval
     *(127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356),
     # image-left brow, image-right brow: the upper row of the brow strip, outer end to inner end to outer end
     *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),
@@ -81,13 +81,13 @@ MEDIAPIPE_TO_IBUG: tuple[int, ...] = (
 )
 """Mesh indices that stand for the 68 ibug points, in ibug order.
 
-Eyes, mouth corners and lip mid-points are the same anatomical places; jaw, brows and nose wings are neighbours rather than
-equals (the ibug jaw slides along the visible outline, the mesh is fixed to the skin), so compare those with care.
+Eyes, mouth corners and lip mid-points are the same anatomical places; jaw, brows and nose wings are neighbours rather
+than equals (the ibug jaw slides along the visible outline, the mesh is fixed to the skin), so compare those with care.
 """
 
 MEDIAPIPE_IRIS_CENTRES = (468, 473)  # image-left, image-right
-_MEDIAPIPE_NOSE_TIP = 1
-_MEDIAPIPE_MOUTH_CORNERS = (61, 291)
+_MEDIAPIPE_NOSE_MOUTH = (1, 61, 291)
+_IBUG_NOSE_MOUTH = (30, 48, 54)
 
 
 def scheme(name: str) -> Scheme:
@@ -95,9 +95,7 @@ def scheme(name: str) -> Scheme:
     try:
         return SCHEMES[name]
     except KeyError:
-        raise ConfigError(
-            f"There is no landmark scheme '{name}'", do=did_you_mean(name, SCHEMES)
-        ) from None
+        raise ConfigError(f"There is no landmark scheme '{name}'", do=did_you_mean(name, SCHEMES)) from None
 
 
 def checked(points: ArrayLike, name: str) -> Points:
@@ -147,16 +145,16 @@ def to_five(points: ArrayLike, name: str) -> Points:
         return array
     if name == "ibug-68":
         eyes = (array[..., 36:42, :].mean(-2), array[..., 42:48, :].mean(-2))
-        rest = (array[..., 30, :], array[..., 48, :], array[..., 54, :])
+        rest = [array[..., i, :] for i in _IBUG_NOSE_MOUTH]
     else:
         left, right = MEDIAPIPE_IRIS_CENTRES
         eyes = (array[..., left, :], array[..., right, :])
-        rest = tuple(array[..., i, :] for i in (_MEDIAPIPE_NOSE_TIP, *_MEDIAPIPE_MOUTH_CORNERS))
+        rest = [array[..., i, :] for i in _MEDIAPIPE_NOSE_MOUTH]
     return np.stack([*eyes, *rest], axis=-2)
 
 
 def to_68(points: ArrayLike, name: str = "mediapipe-478") -> Points:
-    """(..., 478, 2) as (..., 68, 2) by `MEDIAPIPE_TO_IBUG`; ibug-68 passes through; fewer points are a `ConfigError`."""
+    """(..., 478, 2) as (..., 68, 2) by `MEDIAPIPE_TO_IBUG`; ibug-68 passes through; others are a `ConfigError`."""
     array = checked(points, name)
     if name == "ibug-68":
         return array

@@ -1,0 +1,30 @@
+"""Where the real photos and face models are: named by the environment, never copied into the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real photos, rendered faces and face models."""
+    folder = Path(os.environ.get("FUSIFORM_DATA", _REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data folder at {folder}: set FUSIFORM_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """The folder of face model files: FUSIFORM_WEIGHTS, else `models` in the data folder."""
+    named = os.environ.get("FUSIFORM_WEIGHTS")
+    data = Path(os.environ.get("FUSIFORM_DATA", _REPOSITORY.parent / "shared" / "data"))
+    for folder in [*(Path(p) for p in (named or "").split(os.pathsep) if p), data / "models"]:
+        if folder.is_dir():
+            return folder
+    pytest.skip("no folder of face models: set FUSIFORM_WEIGHTS or FUSIFORM_DATA")

@@ -1,0 +1,121 @@
+"""What a face task is: labelled faces, what to predict, and how a prediction is scored.
+
+A task owns what only its community knows: splits, label codes, the normalizer of an error, the operating points. It does
+not know encoders or protocols: `fusiform.evaluate` runs tasks x protocols x encoders as a product of values.
+
+There are two kinds. A `SupervisedTask` learns a head from labels; an `EmbeddingTask` scores distances between embeddings
+and learns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.measurement import Crop
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """N labelled faces, cropped as `crop` says. Every array has N rows."""
+
+    dataset: str
+    images: NDArray[np.uint8]
+    """(N, S, S, 3) RGB."""
+    target: Array
+    """(N, ...) in the task's own layout."""
+    person: NDArray[np.str_]
+    """(N,) subject keys: bootstrap and folds go by person, never by image."""
+    split: NDArray[np.str_]
+    """(N,) "train", "val" or "test"; or "fold-0".."fold-K" where every face is tested once by a head that never saw
+    its person."""
+    keys: NDArray[np.str_]
+    crop: Crop
+    extra: Mapping[str, Array] = field(default_factory=dict)
+    """More per-face arrays that the score needs, such as the normalizer of each face."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def rows(self, index: Array) -> Labelled:
+        return replace(
+            self,
+            images=self.images[index],
+            target=self.target[index],
+            person=self.person[index],
+            split=self.split[index],
+            keys=self.keys[index],
+            extra={k: v[index] for k, v in self.extra.items()},
+        )
+
+
+Features = Literal["pooled", "concat", "patches"]
+"""What a linear head sees: the mean of the patch tokens (D,), all patch tokens side by side (N·D,), or each patch token
+by itself (N, D)."""
+
+
+class SupervisedTask(Protocol):
+    """A head is fitted on "train", chosen on "val" and scored once on "test" (or fold by fold)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def features(self) -> Features: ...
+    @property
+    def metric(self) -> str:
+        """The number that decides, one of the keys of `score`."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
+    @property
+    def measurement_notes(self) -> Mapping[str, object]:
+        """Fields of `fusiform.measurement.Measurement` that this task fixes: normalizer, class_map, jitter, ..."""
+        ...
+
+    def read(self, size: int) -> Labelled:
+        """The labelled faces at S = `size` pixels. DataError where the set is not there, with what to do."""
+        ...
+
+    def encode(self, faces: Labelled, grid: int) -> NDArray[np.float32]:
+        """Targets as a least-squares or gradient head predicts them: (N, T), or (N, grid*grid, T) for "patches"."""
+        ...
+
+    def decode(self, output: NDArray[np.float32], faces: Labelled, grid: int) -> Array:
+        """A head's output as a prediction in the layout of `faces.target`."""
+        ...
+
+    def score(self, prediction: Array, faces: Labelled) -> dict[str, float]:
+        """Metric name -> value over the given rows; called again on resampled rows for intervals."""
+        ...
+
+
+class EmbeddingTask(Protocol):
+    """Nothing is learned: scores of embeddings (N, D), L2-normalised."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def higher_is_better(self) -> bool: ...
+    @property
+    def measurement_notes(self) -> Mapping[str, object]: ...
+
+    def read(self, size: int) -> Labelled: ...
+
+    def score(
+        self, embedding: NDArray[np.float32], faces: Labelled, weight: NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """Metric name -> value. `weight` (N,) is how often each face's person was drawn in a bootstrap resample."""
+        ...

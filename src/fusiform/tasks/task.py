@@ -38,10 +38,19 @@ class Labelled:
     keys: NDArray[np.str_]
     crop: Crop
     extra: Mapping[str, Array] = field(default_factory=dict)
-    """More per-face arrays that the score needs, such as the normalizer of each face."""
+    """More per-face arrays that the score needs, such as the normalizer of each face. The key "train_only" (N,) bool is
+    reserved: rows with True (jittered or mirrored copies of a face) may train a head but are never scored."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Counts for the reader of a result: photos read, photos left out and why, faces chosen among several."""
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def train_only(self) -> NDArray[np.bool_]:
+        """(N,) rows that are never scored."""
+        marked = self.extra.get("train_only")
+        return np.zeros(len(self), np.bool_) if marked is None else np.asarray(marked, np.bool_)
 
     def rows(self, index: Array) -> Labelled:
         return replace(

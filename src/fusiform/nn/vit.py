@@ -1,0 +1,162 @@
+"""The vision transformer that all methods share, with the parameter names of MAE and timm.
+
+Shapes: B faces, N patches, M visible patches, D width, p patch side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusiform.config import ViTConfig
+from fusiform.nn.attention import attention
+from fusiform.nn.patches import patchify
+from fusiform.nn.positions import sincos_table
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, queries_from: int = 0) -> Tensor:
+        B, L, D = x.shape
+        q, k, v = self.qkv(x).reshape(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        out = attention(q[:, :, queries_from:], k, v)
+        return self.proj(out.transpose(1, 2).reshape(B, L - queries_from, D))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block.
+
+    `queries_from`: only tokens from this index on are updated and returned; they still attend to all. A last block that
+    needs a part of its tokens does the same arithmetic for less.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, queries_from: int = 0) -> Tensor:
+        x = x[:, queries_from:] + self._drop(self.attn(self.norm1(x), queries_from))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Stochastic depth (Huang et al. 2016), from the global generator that the engine seeds at each step."""
+        if not self.training or self.drop_path == 0.0:
+            return x
+        keep = 1.0 - self.drop_path
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep).to(x.dtype) / keep
+
+
+class PatchEmbed(nn.Module):
+    """The patch projection. Stored as a convolution, as in every release, and applied to patches that are already cut
+    out, so that hidden patches cost nothing."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, M, p*p*3) pixels in (row, column, channel) order -> (B, M, D)."""
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(patches, weight, self.proj.bias)
+
+
+class ViT(nn.Module):
+    """Class token, patch tokens, fixed sine-cosine positions, pre-norm blocks, final norm (MAE, He et al. 2022, fig. 1).
+
+    Takes uint8 pixels: the statistics that normalise them belong to the weights and are part of `config`.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config.patch_size, config.width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(sincos_table(config.width, config.grid), requires_grad=False)
+        rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(config.pixel_std), persistent=False)
+        initialise(self)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, N, p*p*3) normalised pixels, (row, column, channel) order."""
+        patches = patchify(images, self.config.patch_size).unflatten(-1, (-1, 3))
+        return ((patches.float() / 255.0 - self.pixel_mean) / self.pixel_std).flatten(-2)
+
+    def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens before the first block: class token, then all patches or those that `keep` names.
+
+        Args:
+            patches: (B, N, p*p*3) from `patches`.
+            keep: (B, M) indices of the visible patches.
+
+        Returns:
+            (B, 1 + M, D).
+        """
+        positions = self.pos_embed[:, 1:].expand(patches.shape[0], -1, -1)
+        if keep is not None:
+            patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+            positions = positions.gather(1, keep.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
+        return torch.cat([cls, self.patch_embed(patches) + positions], dim=1)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 1 + N, D) tokens after the final norm, class token first."""
+        return self.encode(self.patches(images), keep)
+
+    def encode(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
+        """As `forward`, from patches that are already cut out."""
+        x = self.embed(patches, keep)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def taps(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Tokens (B, 1 + N, D) as they leave the given blocks (0-based), without the final norm, in the order asked."""
+        x = self.embed(self.patches(images))
+        kept = {}
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in layers:
+                kept[i] = x
+        return [kept[i] for i in layers]
+
+
+def initialise(module: nn.Module) -> None:
+    """MAE's initialisation: Xavier-uniform linears (the patch projection counts as one), N(0, .02) tokens, zero biases."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.xavier_uniform_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, PatchEmbed):
+            nn.init.xavier_uniform_(m.proj.weight.view(m.proj.weight.shape[0], -1))
+    for name, parameter in module.named_parameters():
+        if name.endswith(("cls_token", "mask_token")):
+            nn.init.normal_(parameter, std=0.02)

@@ -1,0 +1,106 @@
+"""`Encoder`, the product: weights, the pixel statistics and crop they were trained with, and a card.
+
+On disk it is a folder of two files: `encoder.safetensors` (no code is ever executed on loading) and `encoder.json`
+(shape, pixel statistics, crop, card, SHA-256 of the weights).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from fusiform.clock import stream_seed
+from fusiform.config import ViTConfig, from_json, to_json
+from fusiform.errors import DataError, WeightsError
+from fusiform.measurement import Crop
+from fusiform.nn.vit import ViT
+
+WEIGHTS = "encoder.safetensors"
+CARD = "encoder.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A face encoder and what has to be known to use it."""
+
+    vit: ViT
+    crop: Crop
+    """How the faces it was trained on were cropped: faces shown to it must be cropped the same way."""
+    name: str = "encoder"
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from: recipe, steps, faces, licences, code revision."""
+
+    @classmethod
+    def untrained(cls, vit: ViTConfig, crop: Crop, seed: int = 0) -> Encoder:
+        """The same architecture at its initialisation: what every trained encoder is scored beside."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, "init"))
+            return cls(ViT(vit).eval(), crop, name="untrained", card={"recipe": "none", "seed": seed, "steps": 0})
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights: what a result row names."""
+        return hashlib.sha256(self._bytes()).hexdigest()
+
+    def _bytes(self) -> bytes:
+        return save_tensors({k: v.detach().cpu().contiguous() for k, v in self.vit.state_dict().items()})
+
+    def save(self, folder: Path) -> Path:
+        """Write the folder, weights first and card last; each file is renamed into place when it is complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = self._bytes()
+        card = {
+            "format": 1,
+            "name": self.name,
+            "vit": to_json(self.vit.config),
+            "crop": self.crop.to_dict(),
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "card": dict(self.card),
+        }
+        for name, content in ((WEIGHTS, weights), (CARD, (json.dumps(card, indent=1) + "\n").encode())):
+            aside = folder / (name + ".tmp")
+            aside.write_bytes(content)
+            aside.replace(folder / name)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoder:
+        """Read a folder that `save` wrote.
+
+        Raises:
+            DataError: the folder is not an encoder.
+            WeightsError: the weights are damaged or do not fit the shape in the card.
+        """
+        try:
+            card = json.loads((folder / CARD).read_text())
+            weights = (folder / WEIGHTS).read_bytes()
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{folder} is not an encoder: it has no {Path(error.filename).name}",
+                expected=f"a folder with {WEIGHTS} and {CARD}",
+                do="name the folder RUN/encoder of a finished run",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder / CARD} cannot be read: {error}") from error
+        digest = hashlib.sha256(weights).hexdigest()
+        if digest != card.get("sha256"):
+            raise WeightsError(
+                f"{folder / WEIGHTS} has SHA-256 {digest}",
+                expected=f"{card.get('sha256')} as its card says",
+                do="copy the encoder again, or repeat the run's last command",
+            )
+        vit = ViT(from_json(ViTConfig(), card["vit"], where=f"{folder / CARD}: vit"))
+        try:
+            vit.load_state_dict(load_tensors(weights), strict=True)
+        except (RuntimeError, SafetensorError) as error:
+            raise WeightsError(f"{folder / WEIGHTS} does not fit its card: {error}") from error
+        return cls(vit.eval(), Crop.from_dict(card["crop"]), name=card["name"], card=card["card"])

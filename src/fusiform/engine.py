@@ -1,0 +1,192 @@
+"""`pretrain`: the training loop. It knows no method, and no method knows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusiform.batch import FaceBatch
+from fusiform.clock import Clock, Cosine, stream_seed
+from fusiform.config import Recipe
+from fusiform.encoder import Encoder
+from fusiform.errors import ConfigError, Diverged, WeightsError
+from fusiform.faces.shards import FaceSet
+from fusiform.faces.stream import Stream, batches
+from fusiform.methods.method import Losses, Method
+from fusiform.nn.teacher import Teacher
+from fusiform.optim import adamw, clip_and_norm, load_optimizer_tensors, optimizer_tensors, set_lr
+from fusiform.run import Checkpoint, Run
+from fusiform.world import World
+
+Watcher = Callable[[Clock, dict[str, float]], None]
+"""Called after every step with the clock and what was logged ({} between log rows): progress bars live outside."""
+
+
+class Interrupted(Exception):  # noqa: N818  (a request to stop, not an error)
+    """The run was asked to stop, saved its state and can be continued by the same command."""
+
+    def __init__(self, step: int, folder: Path) -> None:
+        super().__init__(f"Stopped at step {step:,}; the same command continues {folder}.")
+        self.step = step
+
+
+def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = lambda _clock, _row: None) -> Encoder:
+    """Run `recipe` on `faces` in `folder`, or continue what is there, and return the encoder.
+
+    A run that is stopped at any moment and started again ends with the same weights, bit for bit, as one that was not.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe, or the set is too small for one step.
+        RunBusy: another process is at work in the folder.
+        Diverged: a loss or gradient is not finite.
+        Interrupted: SIGTERM or Ctrl-C; the state is saved.
+    """
+    with World.start(recipe.loop) as world, Run.open(folder, recipe, notes={**world.describe(), "faces": faces.identity}) as run:
+        stream = Stream(
+            faces=faces,
+            rows=faces.rows(recipe.data.split),
+            data=recipe.data,
+            image_size=recipe.vit.image_size,
+            seed=recipe.optim.seed,
+            faces_per_step=recipe.optim.faces_per_step,
+            rank=world.rank,
+            world_size=world.world_size,
+        ).in_memory()
+        torch.manual_seed(stream_seed(recipe.optim.seed, "init"))
+        training = Training(recipe, recipe.method.build(recipe.vit).to(world.device), stream.steps_per_epoch)
+        last = run.latest()
+        start = training.restore(last) if last else 0
+        run.rewind(start)
+        began, began_at = time.monotonic(), start
+        for step, batch in enumerate(batches(stream, start, training.total_steps, workers=recipe.loop.workers), start):
+            clock = training.clock(step, world.rank)
+            row = training.step(batch.to(world.device), clock, world)
+            if step % recipe.loop.log_every == 0 or step + 1 == training.total_steps:
+                numbers = {name: float(value) for name, value in row.items()}
+                speed = (step + 1 - began_at) * recipe.optim.faces_per_step / (time.monotonic() - began)
+                run.log({"step": step, "epoch": clock.epoch, **numbers, "faces_per_second": speed})
+                watch(clock, numbers)
+            else:
+                watch(clock, {})
+            stopping = world.stop.requested
+            if stopping or ((step + 1) % recipe.loop.checkpoint_every == 0 and step + 1 < training.total_steps):
+                run.save(step + 1, training.tensors(), {"step": step + 1})
+            if stopping:
+                raise Interrupted(step + 1, folder)
+        encoder = training.encoder(faces)
+        encoder.save(folder / "encoder")
+        if start < training.total_steps:
+            run.finish(training.total_steps, training.tensors(), {"step": training.total_steps})
+        return encoder
+
+
+class Training:
+    """What moves while a run goes on: method, optimizer, averaged encoder. All of it is in every checkpoint."""
+
+    def __init__(self, recipe: Recipe, method: Method, steps_per_epoch: int) -> None:
+        self.recipe, self.method, self.steps_per_epoch = recipe, method, steps_per_epoch
+        optim = recipe.optim
+        self.total_steps = round(optim.epochs * steps_per_epoch)
+        if self.total_steps < 1:
+            raise ConfigError(f"{optim.epochs} epochs are less than one step", do="raise --optim.epochs")
+        share = optim.faces_per_step / 256
+        self.lr = Cosine(peak=optim.peak_lr, end=optim.end_lr_per_256 * share, warmup=optim.warmup_epochs / optim.epochs)
+        self.trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+        self.optimizer = adamw(self.trained.items(), lr=optim.peak_lr, weight_decay=optim.weight_decay, betas=optim.betas)
+        self.averaged = Teacher(method.encoder) if optim.ema is not None else None
+        if recipe.loop.compile:
+            for block in method.encoder.blocks:  # in place, so that parameter names stay
+                block.compile()
+
+    def clock(self, step: int, rank: int = 0) -> Clock:
+        return Clock(step, self.total_steps, self.recipe.optim.seed, self.steps_per_epoch, rank)
+
+    def step(self, batch: FaceBatch, clock: Clock, world: World) -> dict[str, Tensor]:
+        """One optimizer step. Returns what there is to log, still as tensors: reading them can wait."""
+        torch.manual_seed(clock.stream("torch"))
+        self.method.train()
+        set_lr(self.optimizer, self.lr(clock))
+        losses = self._backward(batch, clock, world)
+        norm = clip_and_norm(self.trained.values(), self.recipe.optim.clip)
+        if not torch.isfinite(norm):
+            raise self._diverged(losses, norm, batch, clock)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(clock)
+        if self.averaged is not None:
+            self.averaged.follow(self.method.encoder, self.recipe.optim.ema or 0.0)
+        return {"loss": losses.total, **losses.parts, "lr": torch.tensor(self.lr(clock)), "gradient_norm": norm}
+
+    def _backward(self, batch: FaceBatch, clock: Clock, world: World) -> Losses:
+        """Gradients of the mean loss over the step's micro-batches, and those losses' means."""
+        size = self.recipe.loop.faces_per_micro_batch or len(batch)
+        if len(batch) % size:
+            raise ConfigError(
+                f"{len(batch)} faces per step and rank do not divide into micro-batches of {size}",
+                do=f"--loop.faces-per-micro-batch {len(batch) // -(-len(batch) // size)}",
+            )
+        count = len(batch) // size
+        total = torch.zeros((), device=batch.images.device)
+        parts: dict[str, Tensor] = {}
+        for i in range(count):
+            with world.autocast():
+                losses = self.method(batch.rows(i * size, (i + 1) * size), clock.at_micro_batch(i))
+            (losses.total / count).backward()
+            total += losses.total.detach() / count
+            for name, value in losses.parts.items():
+                parts[name] = parts.get(name, 0.0) + value / count
+        return Losses(total, parts)
+
+    def _diverged(self, losses: Losses, norm: Tensor, batch: FaceBatch, clock: Clock) -> Diverged:
+        bad = [name for name, value in {"loss": losses.total, **losses.parts}.items() if not torch.isfinite(value)]
+        bad += [f"gradient of {n}" for n, p in self.trained.items() if p.grad is not None and not p.grad.isfinite().all()]
+        faces = ", ".join(str(i) for i in batch.ids[:8].tolist())
+        return Diverged(
+            f"The gradient norm is {norm.item()} at step {clock.step} (first not finite: {', '.join(bad[:3]) or 'the norm'}; "
+            f"loss {losses.total.item():.4g}, lr {self.lr(clock):.3g}); faces {faces}, ... of the set's index",
+            expected="finite numbers; no weight was changed by this step and no checkpoint after it was written",
+            do="lower --optim.lr-per-256, set --optim.clip 1.0, or use --loop.precision fp32; the same command continues "
+            "from the last checkpoint",
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, by name."""
+        named = {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer, self.trained).items()}
+        if self.averaged is not None:
+            named |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
+        return named
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Take over a checkpoint's state; returns the number of steps it has done."""
+        tensors = checkpoint.tensors()
+        modules: dict[str, nn.Module] = {"method": self.method}
+        if self.averaged is not None:
+            modules["averaged"] = self.averaged
+        for prefix, module in modules.items():
+            own = {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+            try:
+                module.load_state_dict(own, strict=True)
+            except RuntimeError as error:
+                raise WeightsError(f"Checkpoint {checkpoint.folder} does not fit the recipe: {error}") from error
+        moments = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+        load_optimizer_tensors(self.optimizer, self.trained, moments)
+        return checkpoint.step
+
+    def encoder(self, faces: FaceSet) -> Encoder:
+        """The product: the averaged encoder where there is one, else the trained one."""
+        vit: Any = self.method.encoder if self.averaged is None else self.averaged.module
+        card = {
+            "recipe": self.recipe.name,
+            "identity": self.recipe.identity,
+            "seed": self.recipe.optim.seed,
+            "steps": self.total_steps,
+            "faces_seen": self.total_steps * self.recipe.optim.faces_per_step,
+            "faces": faces.identity,
+        }
+        return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card)

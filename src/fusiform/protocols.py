@@ -1,0 +1,152 @@
+"""How far an encoder may move while it is measured: a protocol is a value, and any task takes any of them.
+
+`Cosine` compares embeddings and learns nothing. `KNN` and `LinearProbe` leave the encoder frozen and are deterministic:
+they have no seed noise. `FineTune` trains every weight. All of them treat an untrained encoder exactly like a trained
+one, because the difference between the two is the number that counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fusiform.errors import ConfigError
+
+Features = Literal["pooled", "concat", "patches"]
+"""What is seen of the tokens; see `fusiform.tasks.task.Features`."""
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Cosine similarity of embeddings, for tasks that learn nothing (verification, identification)."""
+
+    features: Literal["pooled", "concat"] = "pooled"
+    """The mean of the patch tokens, or all of them side by side."""
+    layer: int | None = None
+    """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
+
+    @property
+    def name(self) -> str:
+        return "cosine"
+
+
+@dataclass(frozen=True)
+class KNN:
+    """A weighted mean of the targets of the k nearest training faces: a vote for classes, an average for values.
+
+    Weights are exp(cosine / temperature), as in Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance
+    Discrimination", 2018, section 3.4. In fold mode the neighbours come from the other folds, so never from the person
+    who is being tested.
+    """
+
+    k: int = 20
+    """Neighbours asked. Fewer where the training faces are fewer."""
+    temperature: float = 0.07
+    """Small: only the nearest count; large: all k count alike."""
+    features: Literal["pooled", "concat"] = "pooled"
+    """The mean of the patch tokens, or all of them side by side."""
+    layer: int | None = None
+    """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
+    standardise: bool = True
+    """Centre and scale each feature with the training faces' statistics before the cosine is taken. Tokens of masked
+    autoencoders share a large constant part, which otherwise makes every cosine nearly 1."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.temperature <= 0:
+            raise ConfigError(
+                f"k-NN with k = {self.k} and temperature {self.temperature}",
+                expected="k >= 1 and a temperature above 0",
+            )
+
+    @property
+    def name(self) -> str:
+        return "knn"
+
+
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 5))
+"""1e-5 to 1e2 in half decades."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Ridge regression from frozen, standardised features, solved in closed form.
+
+    Classes are regressed as one-hot targets, which needs no iterations and no learning rate, and is within sampling
+    error of logistic regression at these sizes. Strengths are multiples of the mean eigenvalue of the Gram matrix, so
+    that one grid serves 192 and 12,288 features. The strength is the best of the grid on the "val" people by the task's
+    own metric (ties: the stronger); a choice at the edge of the grid is said in the result row.
+    """
+
+    strengths: tuple[float, ...] = STRENGTHS
+    """Ridge strengths that are tried, as multiples of the mean eigenvalue of the features' Gram matrix."""
+    features: Features | None = None
+    """What the head sees; None: what the task asks for."""
+    layer: int | None = None
+    """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
+    balance: bool = False
+    """Weight the training faces of a class task so that every class counts the same."""
+
+    def __post_init__(self) -> None:
+        if not self.strengths or min(self.strengths) <= 0 or list(self.strengths) != sorted(set(self.strengths)):
+            raise ConfigError(
+                f"Ridge strengths {self.strengths}", expected="at least one, above 0, increasing without repeats"
+            )
+
+    @property
+    def name(self) -> str:
+        return "linear"
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Every weight of the encoder trains together with a linear head; the best epoch on "val" is scored once on "test".
+
+    AdamW with layer-wise learning-rate decay and a cosine schedule (He et al., "Masked Autoencoders Are Scalable Vision
+    Learners", 2022, table 9). Squared error on standardised targets, cross-entropy where the task has classes.
+    """
+
+    epochs: int = 50
+    """Passes over the training faces."""
+    lr_per_256: float = 1e-3
+    """Peak learning rate for 256 faces per step; scaled linearly with `faces_per_step`."""
+    faces_per_step: int = 64
+    """Faces in one optimizer step."""
+    layer_decay: float = 0.75
+    """Each block below the head learns this much slower than the one above it."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's momenta."""
+    warmup: float = 0.1
+    """Share of the run with a linearly rising learning rate."""
+    label_smoothing: float = 0.1
+    """Cross-entropy only: probability mass spread over all classes."""
+    flip: float = 0.5
+    """Probability of mirroring a face, where the task says what that does to its targets; else it is ignored."""
+    features: Features | None = None
+    """What the head sees; None: what the task asks for."""
+    clip: float | None = 1.0
+    """Largest global gradient norm; None does not clip."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.faces_per_step < 1 or self.lr_per_256 <= 0:
+            raise ConfigError(
+                f"Fine-tuning for {self.epochs} epochs of {self.faces_per_step} faces per step at {self.lr_per_256}",
+                expected="at least one epoch, one face per step and a learning rate above 0",
+            )
+
+    @property
+    def name(self) -> str:
+        return "fine-tune"
+
+    @property
+    def peak_lr(self) -> float:
+        return self.lr_per_256 * self.faces_per_step / 256
+
+
+Protocol = Cosine | KNN | LinearProbe | FineTune
+
+
+def settings(protocol: Protocol) -> dict[str, Any]:
+    """Every setting of a protocol under its name: what a result row says about it."""
+    return {"name": protocol.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(protocol).items()}}

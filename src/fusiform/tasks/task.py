@@ -1,10 +1,10 @@
 """What a face task is: labelled faces, what to predict, and how a prediction is scored.
 
-A task owns what only its community knows: splits, label codes, the normalizer of an error, the operating points. It does
-not know encoders or protocols: `fusiform.evaluate` runs tasks x protocols x encoders as a product of values.
+A task owns what only its community knows: splits, label codes, the normalizer of an error, the operating points. It
+does not know encoders or protocols: `fusiform.evaluate` runs tasks x protocols x encoders as a product of values.
 
-There are two kinds. A `SupervisedTask` learns a head from labels; an `EmbeddingTask` scores distances between embeddings
-and learns nothing.
+There are two kinds. A `SupervisedTask` learns a head from labels; an `EmbeddingTask` scores distances between
+embeddings and learns nothing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,291 @@
+"""From labelled photos to crops: decode, find the face, place the template, cut; the same functions as everywhere.
+
+The crop comes from points that a detector found, never from the labels: at work nobody has labels. Where several faces
+are found, the one nearest to the labelled place is taken, or the largest where there is no such label; photos without a
+face are left out; both are counted.
+
+A tight template would nearly solve the tasks that ask for places: a mean shape drawn into every crop is off by a few
+percent. So evaluation crops are displaced by `Jitter`, drawn once and for all from the key of the face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.clock import stream_seed
+from fusiform.errors import DataError
+from fusiform.faces.align import RESAMPLING, Placement, crop, place, template
+from fusiform.faces.decode import decode
+from fusiform.measurement import Crop
+from fusiform.tasks.cache import Arrays, cached
+
+_log = logging.getLogger(__name__)
+
+FAMILY = "loose"
+"""Template family of all evaluation crops: chin, ears and forehead lie inside."""
+CROP_CODE = 1
+"""Part of the cache key. Raise it when the same inputs give other crops."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A labelled photo before anybody has looked for a face in it."""
+
+    key: str
+    path: Path
+    person: str
+    near: tuple[float, float] | None = None
+    """Where the labelled face lies, x and y in photo pixels; only used to choose among several found faces."""
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """A face as alignment needs it."""
+
+    box: tuple[float, float, float, float]
+    """xyxy in photo pixels."""
+    points5: NDArray[np.float64]
+    """(5, 2) arcface-5 in photo pixels."""
+
+
+@dataclass(frozen=True)
+class Finder:
+    """What finds faces, and the names under which the measurement records it."""
+
+    find: Callable[[NDArray[np.uint8]], Sequence[FoundFace]]
+    """(H, W, 3) RGB -> faces."""
+    detector: str
+    detector_sha256: str
+    landmarks: str
+    landmarks_sha256: str
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """How far evaluation crops are displaced: uniform within plus and minus each bound."""
+
+    rotation: float = 15.0
+    """Degrees."""
+    scale: float = 0.10
+    """Share: 0.10 is 90 to 110 %."""
+    shift: float = 0.06
+    """Share of the crop's side, along each axis."""
+
+    @property
+    def name(self) -> str:
+        """As the measurement records it, such as "rot15-scale10-shift6"."""
+        if not (self.rotation or self.scale or self.shift):
+            return "none"
+        return f"rot{self.rotation:g}-scale{100 * self.scale:g}-shift{100 * self.shift:g}"
+
+    def of(self, placement: Placement, key: str, copy: int = 0) -> Placement:
+        """The displaced placement of one copy of one face: the same on every machine, in any order."""
+        draw = np.random.Generator(np.random.Philox(stream_seed("evaluation-jitter", key, copy))).uniform(-1, 1, 4)
+        angle, factor = math.radians(self.rotation * draw[0]), 1.0 + self.scale * draw[1]
+        return displaced(placement, angle, factor, self.shift * draw[2], self.shift * draw[3])
+
+
+EVALUATION_JITTER = Jitter()
+NO_JITTER = Jitter(0.0, 0.0, 0.0)
+
+
+def displaced(placement: Placement, angle: float, factor: float, right: float, down: float) -> Placement:
+    """A placement whose face is turned and enlarged about the crop's centre and then shifted.
+
+    Args:
+        placement: before.
+        angle: radians, clockwise for the viewer.
+        factor: above 1 the face gets larger.
+        right: share of the side.
+        down: share of the side.
+    """
+    size = placement.size
+    cos, sin = factor * math.cos(angle), factor * math.sin(angle)
+    turn = np.array([[cos, -sin], [sin, cos]])
+    centre = np.array([size / 2, size / 2])
+    shift = centre - turn @ centre + size * np.array([right, down])
+    before = np.asarray(placement.matrix)
+    linear, offset = turn @ before[:, :2], turn @ before[:, 2] + shift
+    (a, b), (c, d) = linear.tolist()
+    tx, ty = offset.tolist()
+    return Placement(((a, b, tx), (c, d, ty)), size, placement.template)
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoCrops:
+    """M crops of labelled photos; several of one photo where copies were asked for."""
+
+    images: NDArray[np.uint8]
+    """(M, S, S, 3) RGB."""
+    matrices: NDArray[np.float64]
+    """(M, 2, 3) photo to crop, before mirroring."""
+    row: NDArray[np.int64]
+    """(M,) which of the given photos."""
+    copy: NDArray[np.int64]
+    """(M,) 0 is the crop to score; the others are for training."""
+    mirrored: NDArray[np.bool_]
+    """(M,) whether the crop was mirrored after cutting. Copy 0 never is."""
+    crop: Crop
+    notes: dict[str, int]
+    """Photos read; without a face; with several."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def size(self) -> int:
+        return self.crop.size
+
+    def placement(self, index: int) -> Placement:
+        """Of one crop before mirroring."""
+        (a, b, tx), (c, d, ty) = self.matrices[index].tolist()
+        return Placement(((a, b, tx), (c, d, ty)), self.size, f"{self.crop.template}-{self.size}")
+
+    def points(self, index: int, points: NDArray[np.float64], flip: Sequence[int]) -> NDArray[np.float64]:
+        """(K, 2) photo points in the pixels of one crop; `flip` is the scheme's left-right pairing."""
+        moved = self.placement(index).to_crop(points)
+        if self.mirrored[index]:
+            moved = np.stack([self.size - moved[:, 0], moved[:, 1]], -1)[list(flip)]
+        return moved
+
+
+def crop_photos(
+    photos: Sequence[Photo],
+    size: int,
+    *,
+    name: str,
+    finder: Finder | None = None,
+    family: str = FAMILY,
+    jitter: Jitter = NO_JITTER,
+    copies: int = 0,
+    mirror: bool = False,
+) -> PhotoCrops:
+    """Find and cut the face of each photo; from the cache where the same was done before.
+
+    Args:
+        photos: any order; keys must differ.
+        size: side of the crops in pixels.
+        name: of the set, for the cache and for messages.
+        finder: the best one whose weights are there, by default.
+        family: of the template.
+        jitter: displaces every crop, the scored one (copy 0) included.
+        copies: further displaced crops of each photo.
+        mirror: whether every second further copy is mirrored.
+
+    Raises:
+        DataError: a photo is missing or refused by the decoder, or no photo has a face.
+        WeightsError: no detector's weights are there.
+    """
+    finder = finder if finder is not None else best_finder()
+    onto = template(family, size)
+    made_of: dict[str, Any] = {
+        "code": CROP_CODE,
+        "photos": [[photo.key, _file_sha256(photo.path), photo.near] for photo in photos],
+        "detector": [finder.detector, finder.detector_sha256, finder.landmarks, finder.landmarks_sha256],
+        "template": onto.name,
+        "points": onto.points,
+        "resampling": RESAMPLING,
+        "jitter": asdict(jitter),
+        "copies": [copies, mirror],
+    }
+
+    def make() -> Arrays:
+        return _cut(photos, size, finder, onto.name, jitter, copies, mirror)
+
+    arrays = cached(f"crops-{name}-{size}", made_of, make)
+    faces = arrays.pop("faces")
+    notes = {
+        "photos": len(photos),
+        "photos without a face, left out": int((faces == 0).sum()),
+        "photos with several faces, one chosen": int((faces > 1).sum()),
+    }
+    if not (faces > 0).any():
+        raise DataError(f"No face was found in any of the {len(photos)} photos of {name}", expected="photos of faces")
+    for note, count in notes.items():
+        _log.info("%s: %d %s", name, count, note)
+    described = Crop(
+        template=family,
+        size=size,
+        detector=finder.detector,
+        detector_sha256=finder.detector_sha256,
+        landmarks=finder.landmarks,
+        landmarks_sha256=finder.landmarks_sha256,
+        interpolation=RESAMPLING,
+    )
+    return PhotoCrops(**arrays, crop=described, notes=notes)
+
+
+def choose(faces: Sequence[FoundFace], near: tuple[float, float] | None) -> FoundFace:
+    """Of several faces the one whose box centre lies nearest to `near`, else the one with the largest box."""
+
+    def rank(face: FoundFace) -> float:
+        x0, y0, x1, y1 = face.box
+        if near is None:
+            return -(x1 - x0) * (y1 - y0)
+        return math.hypot((x0 + x1) / 2 - near[0], (y0 + y1) / 2 - near[1])
+
+    return min(faces, key=rank)
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB. `DataError` names the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        return decode(data).pixels
+    except DataError as error:
+        raise DataError(f"The photo '{path}' is refused: {error.what}", expected=error.expected, do=error.do) from error
+
+
+def _cut(
+    photos: Sequence[Photo], size: int, finder: Finder, onto: str, jitter: Jitter, copies: int, mirror: bool
+) -> Arrays:
+    images, matrices, row, copy, mirrored = [], [], [], [], []
+    faces = np.zeros(len(photos), np.int64)
+    for index, photo in enumerate(photos):
+        pixels = read_photo(photo.path)
+        found = finder.find(pixels)
+        faces[index] = len(found)
+        if not found:
+            continue
+        exact = place(choose(found, photo.near).points5, onto)
+        for number in range(copies + 1):
+            placement = jitter.of(exact, photo.key, number)
+            flip = mirror and number % 2 == 1
+            cut = crop(pixels, placement)
+            images.append(cut[:, ::-1] if flip else cut)
+            matrices.append(placement.matrix)
+            row.append(index)
+            copy.append(number)
+            mirrored.append(flip)
+    return {
+        "images": np.array(images, np.uint8).reshape(-1, size, size, 3),
+        "matrices": np.array(matrices, np.float64).reshape(-1, 2, 3),
+        "row": np.array(row, np.int64),
+        "copy": np.array(copy, np.int64),
+        "mirrored": np.array(mirrored, np.bool_),
+        "faces": faces,
+    }
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"The photo '{path}' cannot be read ({error.strerror})", expected="the file of the set")

@@ -343,7 +343,7 @@ def _open_log(path: Path) -> int:
 
 def _lines(path: Path) -> list[bytes]:
     try:
-        return re.findall(rb"[^\n]*\n|[^\n]+$", path.read_bytes())
+        return re.findall(rb"[^\n]*\n|[^\n]+\Z", path.read_bytes())
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}", expected="the log of a run") from error
 

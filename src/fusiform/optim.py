@@ -1,0 +1,153 @@
+"""How weights move: parameter groups, AdamW, clipping, and an optimizer's state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fusiform.errors import DataError
+
+TOKENS = ("cls_token", "dist_token", "pos_embed", "mask_token")
+"""Not decayed in MAE's fine-tuning, although they have two and more dimensions. In its pre-training they are."""
+
+_FUSED = ("cpu", "cuda", "mps", "xpu")
+
+
+def vit_layer(name: str, depth: int) -> int:
+    """The layer of a ViT's parameter: 0 for tokens, positions and patches, i + 1 for block i, depth + 1 for what follows.
+
+    `name` may have a prefix ("encoder.blocks.3.norm1.weight"). Source: BEiT, and MAE's fine-tuning after it.
+    """
+    parts = name.split(".")
+    if "blocks" in parts and parts[parts.index("blocks") + 1].isdigit():
+        return int(parts[parts.index("blocks") + 1]) + 1
+    if parts[-1] in TOKENS or "patch_embed" in parts:
+        return 0
+    return depth + 1
+
+
+def adamw(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    *,
+    layer_decay: float | None = None,
+    depth: int | None = None,
+    no_decay: Collection[str] = (),
+    layer_of: Callable[[str, int], int] = vit_layer,
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that train, in as few groups as their settings allow.
+
+    Biases, norms and everything else with one dimension are not decayed. With `layer_decay` = d, a parameter of layer i
+    has the learning rate lr * d^(depth + 1 - i); the factor is its group's `lr_scale`, which `set_lr` honours.
+
+    Args:
+        named_parameters: as `module.named_parameters()` gives them; those without `requires_grad` are left out.
+        lr: learning rate of the last layer.
+        weight_decay: decoupled, per step multiplied by the learning rate (AdamW).
+        betas: momenta.
+        layer_decay: None for one learning rate.
+        depth: number of the encoder's blocks; needed with `layer_decay`.
+        no_decay: last parts of names that are not decayed besides (`TOKENS` for MAE's fine-tuning).
+        layer_of: (name, depth) -> layer in 0..depth + 1.
+    """
+    if layer_decay is not None and depth is None:
+        raise ValueError("layer_decay needs depth")
+    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        decayed = parameter.ndim > 1 and not name.endswith(".bias") and name.split(".")[-1] not in no_decay
+        scale = 1.0
+        if layer_decay is not None and depth is not None:
+            scale = layer_decay ** (depth + 1 - layer_of(name, depth))
+        groups.setdefault((scale, weight_decay if decayed else 0.0), []).append((name, parameter))
+    parameters = [p for group in groups.values() for _, p in group]
+    fused = bool(parameters) and all(p.device.type in _FUSED and p.is_floating_point() for p in parameters)
+    return torch.optim.AdamW(
+        [
+            {"params": named, "lr": lr * scale, "lr_scale": scale, "weight_decay": decay}
+            for (scale, decay), named in groups.items()
+        ],
+        lr=lr,
+        betas=betas,
+        fused=fused,
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the learning rate `lr` times its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+@torch.no_grad()
+def clip_and_norm(parameters: Iterable[Tensor], max_norm: float | None = None) -> Tensor:
+    """The global L2 norm of all gradients (before clipping), a 0-d tensor.
+
+    With `max_norm`, gradients are scaled to that norm where they are longer, by the factor of `clip_grad_norm_`. A norm
+    that is not finite scales nothing: the caller is to stop on it.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=None)
+    if max_norm is not None:
+        factor = max_norm / (norm + 1e-6)
+        if norm.device.type != "cpu":  # a comparison would wait for the device; NaN passes the clamp as itself
+            torch._foreach_mul_(gradients, factor.nan_to_num(1.0).clamp(max=1.0))
+        elif norm > max_norm and torch.isfinite(norm):
+            torch._foreach_mul_(gradients, factor.item())
+    return norm
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]]
+) -> dict[str, Tensor]:
+    """The optimizer's state as `optimizer/<parameter>/<quantity>` -> tensor (not copied), to be saved without pickle.
+
+    Learning rates and decay are not in it: they follow from the config and the step.
+    """
+    names = {parameter: name for name, parameter in named_parameters}
+    tensors: dict[str, Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        for quantity, value in state.items():
+            if value is not None:
+                tensors[f"optimizer/{names[parameter]}/{quantity}"] = torch.as_tensor(value)
+    return tensors
+
+
+@torch.no_grad()
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer,
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """The counterpart of `optimizer_tensors`; keys that do not begin with `optimizer/` are ignored.
+
+    Every value is copied bit for bit. A parameter without entries keeps an empty state (it never had a gradient).
+
+    Raises:
+        DataError: an entry belongs to no parameter of this optimizer, or has another shape than it.
+    """
+    known = {p for group in optimizer.param_groups for p in group["params"]}
+    names = {name: parameter for name, parameter in named_parameters if parameter in known}
+    optimizer.state.clear()
+    for key, stored in tensors.items():
+        if not key.startswith("optimizer/"):
+            continue
+        name, quantity = key.removeprefix("optimizer/").rsplit("/", 1)
+        if name not in names:
+            raise DataError(f"The checkpoint has optimizer state for '{name}', which this optimizer does not train")
+        parameter = names[name]
+        if quantity == "step":  # a count; the fused kernels want it on the parameter's device
+            fused = any(p is parameter and g.get("fused") for g in optimizer.param_groups for p in g["params"])
+            value = stored.clone().to(parameter.device if fused else stored.device)
+        elif stored.shape != parameter.shape:
+            raise DataError(
+                f"Optimizer state '{key}' has the shape {tuple(stored.shape)}", expected=str(tuple(parameter.shape))
+            )
+        else:
+            value = torch.empty_like(parameter, dtype=stored.dtype).copy_(stored)
+        optimizer.state[parameter][quantity] = value

@@ -1,0 +1,361 @@
+"""Reading a set: a folder of tar shards with one index.
+
+    SET/set.json              what the set is; written last, so that it exists only where all else is complete
+    SET/index.parquet         one row a face: where its bytes lie, their checksums, split, person, licence
+    SET/index.arrow           the same rows uncompressed, so that many processes share one mapped copy
+    SET/ledger.parquet        one row for every picture seen, kept or refused (`fusiform.ledger`)
+    SET/shards/faces-00000.tar ...   KEY.jpg, KEY.labels.png, KEY.json; any tar or WebDataset reader opens them
+    SET/commits/00000.parquet ...    what `fusiform.faces.shards` needs to go on after an interruption
+
+Every read is checked against its crc32. A damaged face is an error that names the shard and the face; it is never
+skipped, because a run that silently trained on other faces cannot be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fusiform.errors import DataError, FusiformError, did_you_mean
+from fusiform.faces.decode import decode_trusted_jpeg
+from fusiform.measurement import Crop
+
+FORMAT, VERSION = "fusiform-set", 1
+SET_FILE, INDEX_FILE, MAPPED_FILE = "set.json", "index.parquet", "index.arrow"
+SHARDS, COMMITS = "shards", "commits"
+RUN_AGAIN = "run the command that makes this set again: it goes on where it stopped"
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int32()),
+        ("crc32", pa.uint32()),
+        ("sha256", pa.binary(32)),
+        ("labels_offset", pa.int64()),
+        ("labels_length", pa.int32()),
+        ("labels_crc32", pa.int64()),
+        ("json_offset", pa.int64()),
+        ("json_length", pa.int32()),
+        ("json_crc32", pa.int64()),
+        ("split", _NAME),
+        ("person", _NAME),
+        ("source", _NAME),
+        ("licence", _NAME),
+    ]
+)
+"""`sha256` is of the JPEG. `labels_*` is the parsing map KEY.labels.png and `json_*` is KEY.json; -1 where absent."""
+
+Rows = NDArray[np.int64]
+
+
+def shard_name(shard: int) -> str:
+    return f"faces-{shard:05d}.tar"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A face whose bytes are not what was written, or (with an empty key) a file of the set that is not."""
+
+    shard: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.key + ': ' if self.key else ''}{self.what}"
+
+
+class _Descriptor:
+    """An open file that closes when the last one who uses it lets go: safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if hasattr(self, "number"):
+            close(self.number)
+
+
+class _OpenShards:
+    """The few shards of a set that are open in this process; the least recently used one makes room."""
+
+    def __init__(self, folder: Path, at_most: int = 64) -> None:
+        self._folder, self._at_most = folder, at_most
+        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, shard: int, offset: int, length: int) -> bytes:
+        """Fewer than `length` bytes where the file ends early. Raises `OSError`."""
+        with self._lock:
+            file = self._open.pop(shard, None) or _Descriptor(self._folder / shard_name(shard))
+            self._open[shard] = file
+            if len(self._open) > self._at_most:
+                self._open.popitem(last=False)
+        return os.pread(file.number, length, offset)
+
+
+class FaceSet:
+    """N cropped faces on disk, read one by one or many at once. Make one with `FaceSet.open(folder)`.
+
+    Pickles as its path, so it may be sent to worker processes; each opens the shards for itself and shares the mapped
+    index. Row i of every method is row i of `index`.
+    """
+
+    def __init__(self, folder: Path, info: dict[str, Any], index: pa.Table) -> None:
+        self.folder, self.info, self.index = folder, info, index
+        self.crop = Crop.from_dict(info["crop"])
+        self._shards = _OpenShards(folder / SHARDS)
+
+    @classmethod
+    def open(cls, path: Path | str) -> FaceSet:
+        """The set in that folder.
+
+        Raises:
+            DataError: no such folder, not a set, not finished, of another version, or its index is damaged.
+        """
+        folder = Path(path)
+        info = _read_info(folder)
+        index = _read_index(folder, info)
+        if index.num_rows != info["faces"]:
+            raise DataError(
+                f"The index of '{folder}' has {index.num_rows} rows for {info['faces']} faces", do=RUN_AGAIN
+            )
+        return cls(folder, info, index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.folder.resolve()), self.digest)
+
+    def __len__(self) -> int:
+        return int(self.index.num_rows)
+
+    def __repr__(self) -> str:
+        return f"FaceSet({str(self.folder)!r}, {len(self)} faces, {self.crop.template}-{self.crop.size})"
+
+    @property
+    def name(self) -> str:
+        return str(self.info["name"])
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the index: two sets with the same digest hold the same bytes in the same order."""
+        return str(self.info["files"][INDEX_FILE]["sha256"])
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        numbers = [f.name for f in INDEX_SCHEMA if pa.types.is_integer(f.type)]
+        return {name: self.index[name].to_numpy() for name in numbers}
+
+    def key(self, row: int) -> str:
+        return str(self.index["key"][int(row)].as_py())
+
+    def codes(self, column: str) -> tuple[NDArray[np.int32], list[str]]:
+        """A column of names (`split`, `person`, `source`, `licence`) as N numbers into a list of distinct names."""
+        joined = self.index[column].combine_chunks()
+        if isinstance(joined, pa.ChunkedArray):
+            joined = joined.chunk(0) if joined.num_chunks else pa.array([], INDEX_SCHEMA.field(column).type)
+        return joined.indices.to_numpy(), joined.dictionary.to_pylist()
+
+    def rows(self, split: str = "all") -> Rows:
+        """Row numbers of a split, ascending; "all" takes every face. Raises `DataError` for a split without faces."""
+        if split == "all":
+            return np.arange(len(self), dtype=np.int64)
+        codes, names = self.codes("split")
+        if split not in names:
+            raise DataError(f"The set '{self.folder}' has no split '{split}'", do=did_you_mean(split, [*names, "all"]))
+        return np.flatnonzero(codes == names.index(split)).astype(np.int64)
+
+    def find(self, keys: Sequence[str]) -> Rows:
+        """Row numbers of faces by key, in the order of `keys`. Raises `DataError` where a key is not in the set."""
+        found = pc.index_in(pa.array(keys, pa.string()), value_set=self.index["key"])
+        if found.null_count:
+            missing = [k for k, row in zip(keys, found.to_pylist(), strict=True) if row is None]
+            raise DataError(
+                f"{len(missing)} faces are not in the set '{self.folder}', among them '{missing[0]}'",
+                do=f"fusiform shards show {self.folder}",
+            )
+        return np.asarray(found.to_numpy(), np.int64)
+
+    def jpeg(self, row: int) -> bytes:
+        """The stored JPEG, checked. Raises `DataError` naming shard and face where its bytes are damaged."""
+        return self._read(row, "", "jpg")
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """(S, S, 3) RGB with S = `crop.size`."""
+        return self._decode(self.jpeg(row), row)
+
+    def images(self, rows: Rows | Sequence[int]) -> NDArray[np.uint8]:
+        """(N, S, S, 3) RGB."""
+        side = self.crop.size
+        out = np.empty((len(rows), side, side, 3), np.uint8)
+        for i, row in enumerate(rows):
+            out[i] = self.image(int(row))
+        return out
+
+    def labels(self, row: int) -> dict[str, Any]:
+        """What is known about the face, as its maker wrote it; {} where nothing is."""
+        if self._columns["json_offset"][self._checked(row)] < 0:
+            return {}
+        values = json.loads(self._read(row, "json_", "json"))
+        assert isinstance(values, dict)
+        return values
+
+    def parsing(self, row: int) -> NDArray[np.uint8] | None:
+        """(S, S) class of each pixel, or None where the face has no parsing map."""
+        if self._columns["labels_offset"][self._checked(row)] < 0:
+            return None
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self._read(row, "labels_", "labels.png")), formats=["PNG"]) as picture:
+            side = self.crop.size
+            if picture.size != (side, side) or picture.mode not in ("L", "P"):
+                raise self._damaged(row, f"its parsing map is {picture.size}, mode {picture.mode}")
+            return np.array(picture, np.uint8)
+
+    def verify(self, rows: Rows | None = None) -> list[Problem]:
+        """Read every byte again and compare with what was written: sha256 of JPEGs, crc32 of labels.
+
+        Args:
+            rows: only these faces, and not the files about them; None: everything.
+
+        Returns: what is damaged or missing, face by face; empty where all is as written.
+        """
+        problems = [] if rows is not None else self._file_problems()
+        sha256 = self.index["sha256"]
+        for row in range(len(self)) if rows is None else rows:
+            try:
+                jpeg = self.jpeg(int(row))
+                if hashlib.sha256(jpeg).digest() != sha256[int(row)].as_py():
+                    raise self._damaged(int(row), "its sha256 is not the one in the index")
+                self._decode(jpeg, int(row))
+                self.labels(int(row))
+                self.parsing(int(row))
+            except FusiformError as error:
+                where = shard_name(int(self._columns["shard"][row]))
+                problems.append(Problem(where, self.key(int(row)), error.what))
+        return problems
+
+    def _file_problems(self) -> list[Problem]:
+        problems = []
+        for name, recorded in self.info["files"].items():
+            path = self.folder / name
+            if not path.is_file():
+                problems.append(Problem(name, "", "the file is missing"))
+            elif file_sha256(path) != recorded["sha256"]:
+                problems.append(Problem(name, "", "the file's sha256 is not the one in set.json"))
+        return problems
+
+    def _checked(self, row: int) -> int:
+        if not 0 <= row < len(self):
+            raise DataError(f"Face {row} of '{self.folder}'", expected=f"a row number from 0 to {len(self) - 1}")
+        return int(row)
+
+    def _read(self, row: int, part: str, kind: str) -> bytes:
+        columns, row = self._columns, self._checked(row)
+        shard, length = int(columns["shard"][row]), int(columns[f"{part}length"][row])
+        try:
+            data = self._shards.read(shard, int(columns[f"{part}offset"][row]), length)
+        except OSError as error:
+            raise self._damaged(row, f"the shard cannot be read ({error.strerror or error})") from error
+        if len(data) != length:
+            raise self._damaged(row, f"the shard ends within or before its {kind}")
+        if zlib.crc32(data) != int(columns[f"{part}crc32"][row]):
+            raise self._damaged(row, f"the bytes of its {kind} have changed since they were written (crc32)")
+        return data
+
+    def _decode(self, jpeg: bytes, row: int) -> NDArray[np.uint8]:
+        try:
+            image = decode_trusted_jpeg(jpeg)
+        except DataError as error:
+            raise self._damaged(row, f"its JPEG does not decode ({error.what})") from error
+        side = self.crop.size
+        if image.shape != (side, side, 3):
+            raise self._damaged(row, f"its JPEG is {image.shape[1]}x{image.shape[0]} and not {side}x{side}")
+        return image
+
+    def _damaged(self, row: int, what: str) -> DataError:
+        shard = self.folder / SHARDS / shard_name(int(self._columns["shard"][row]))
+        return DataError(
+            f"Face '{self.key(row)}' in '{shard}' is damaged: {what}",
+            expected="the bytes that were written",
+            do=f"`fusiform shards verify {self.folder}` lists every damaged face",
+        )
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reopen(path: str, digest: str) -> FaceSet:
+    faces = FaceSet.open(path)
+    if faces.digest != digest:
+        raise DataError(f"The set '{path}' was rewritten while it was in use", do="start again")
+    return faces
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        near = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        raise DataError(
+            f"There is no folder '{folder}'",
+            expected="a set made by `fusiform curate` or `fusiform render`",
+            do=did_you_mean(folder.name, near) if near else None,
+        )
+    try:
+        info = json.loads((folder / SET_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (folder / COMMITS).is_dir() or (folder / SHARDS).is_dir():
+            raise DataError(f"The set '{folder}' is not finished", do=RUN_AGAIN) from None
+        raise DataError(
+            f"The folder '{folder}' is not a set (it has no {SET_FILE})",
+            do=f"fusiform curate {folder} --out SET, if these are photos",
+        ) from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"'{folder / SET_FILE}' cannot be read ({error})", do=RUN_AGAIN) from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise DataError(f"'{folder / SET_FILE}' does not describe a set", expected=f'"format": "{FORMAT}"')
+    if info.get("version") != VERSION:
+        raise DataError(
+            f"The set '{folder}' has format version {info.get('version')!r}",
+            expected=f"version {VERSION}",
+            do="use the version of fusiform that made the set",
+        )
+    lacking = sorted({"name", "crop", "faces", "files"} - set(info))
+    if lacking:
+        raise DataError(f"'{folder / SET_FILE}' lacks {lacking}", do=RUN_AGAIN)
+    return info
+
+
+def _read_index(folder: Path, info: dict[str, Any]) -> pa.Table:
+    """The mapped copy where it is whole, else the Parquet file."""
+    mapped, recorded = folder / MAPPED_FILE, info["files"].get(MAPPED_FILE, {})
+    try:
+        if mapped.is_file() and mapped.stat().st_size == recorded.get("bytes"):
+            table = pa.ipc.open_file(pa.memory_map(str(mapped))).read_all()
+        else:
+            table = pq.read_table(folder / INDEX_FILE, page_checksum_verification=True).cast(INDEX_SCHEMA)
+    except FileNotFoundError:
+        raise DataError(f"The set '{folder}' has lost its index ({INDEX_FILE})", do=RUN_AGAIN) from None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"The index of '{folder}' is damaged ({error})", do=RUN_AGAIN) from error
+    if table.schema.names != INDEX_SCHEMA.names:
+        raise DataError(f"The index of '{folder}' has other columns", expected=", ".join(INDEX_SCHEMA.names))
+    return table

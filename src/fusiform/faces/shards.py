@@ -1,0 +1,352 @@
+"""Writing a set: chunks that are committed one by one, and an index made of the commits.
+
+A chunk is what a pure function made of some input: a few thousand faces in one shard, and a commit record with their
+index rows and the ledger rows of everything the chunk saw. The shard is written aside, synced and renamed before its
+commit is, so a commit exists exactly where its shard is complete. Running a chunk again is harmless, which makes pools
+of processes, retries and kill -9 one case. `finish_set` joins the commits; set.json comes last: the set is whole.
+
+The layout of the folder is described in `fusiform.faces.faceset`. Shards are plain ustar files with fixed times and
+owners, so that the same faces make the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fusiform import ledger
+from fusiform.errors import DataError
+from fusiform.faces.faceset import (
+    COMMITS,
+    FORMAT,
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    MAPPED_FILE,
+    RUN_AGAIN,
+    SET_FILE,
+    SHARDS,
+    VERSION,
+    FaceSet,
+    Problem,
+    file_sha256,
+    shard_name,
+)
+from fusiform.ledger import LEDGER_FILE, LedgerRow
+from fusiform.measurement import Crop
+
+__all__ = ["FaceSet", "Problem", "StoredFace", "commit_chunk", "committed_chunks", "finish_set"]
+
+_BLOCK = 512
+_TAR_RECORD = 20 * _BLOCK
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+"""No dot: WebDataset readers split a member's name at its first dot."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredFace:
+    """A cropped face as it goes into a shard."""
+
+    key: str
+    """Unique in the set; letters, digits, `_` and `-`."""
+    jpeg: bytes
+    """The square crop."""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """What is known about the face; goes through JSON (arrays become lists)."""
+    parsing_png: bytes | None = None
+    """Class of each pixel, 8 bits, as large as the crop."""
+    split: str = "train"
+    person: str = ""
+    source: str = ""
+    licence: str = ""
+
+
+def commit_chunk(folder: Path, chunk: int, faces: Iterable[StoredFace], ledger_rows: Sequence[LedgerRow]) -> None:
+    """Write shard number `chunk` and then its commit. A commit of the same number is replaced.
+
+    Faces are written as they come, so the iterable may be a generator and need not fit in memory.
+
+    Raises:
+        DataError: a key that is repeated or has other characters than letters, digits, `_` and `-`, a JPEG that is none
+            or is not square, labels that JSON does not take, or a kept ledger row for a face that was not given.
+    """
+    folder = Path(folder)
+    shard, commit, seen = _paths(folder, chunk)
+    for path in (shard, commit):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # a commit must never stand beside a shard it does not describe
+    commit.unlink(missing_ok=True)
+    aside = _aside(shard)
+    rows: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+    sides: Counter[int] = Counter()
+    labels: Counter[str] = Counter()
+    with aside.open("wb") as file:
+        for face in faces:
+            if not _KEY.fullmatch(face.key):
+                raise DataError(
+                    f"The face key '{face.key}' cannot name a shard member", expected="1 to 80 of A-Z a-z 0-9 _ -"
+                )
+            sides[_side(face)] += 1
+            labels.update([*face.labels, *(["parsing"] if face.parsing_png is not None else [])])
+            _add_face(file, chunk, face, rows)
+        size = file.tell()
+        file.write(b"\0" * (2 * _BLOCK + -(size + 2 * _BLOCK) % _TAR_RECORD))
+        size = file.tell() if rows["key"] else 0
+        file.flush()
+        os.fsync(file.fileno())
+    repeated = [key for key, count in Counter(rows["key"]).items() if count > 1]
+    unknown = {r.key for r in ledger_rows if r.key} - set(rows["key"])
+    if repeated or unknown:
+        aside.unlink()
+        if repeated:
+            raise DataError(f"The face key '{repeated[0]}' is given twice in chunk {chunk}", expected="unique keys")
+        raise DataError(f"The ledger of chunk {chunk} keeps '{min(unknown)}'", expected="a face with that key")
+    if size:
+        _rename(aside, shard)
+    else:  # a chunk without faces has a commit and no shard
+        aside.unlink()
+        shard.unlink(missing_ok=True)
+    _write_table(ledger.to_table(ledger_rows), seen)
+    notes = {"shard_bytes": size, "ledger_bytes": seen.stat().st_size, "sides": dict(sides), "labels": dict(labels)}
+    table = pa.Table.from_pydict(rows, schema=INDEX_SCHEMA)
+    _write_table(table.replace_schema_metadata({"fusiform.commit": json.dumps(notes, sort_keys=True)}), commit)
+
+
+def committed_chunks(folder: Path) -> dict[int, Path]:
+    """Chunk number -> commit file, for every chunk that need not be done again.
+
+    A commit whose shard or ledger rows are missing or of another length is left out, as if it had never been made.
+    """
+    folder = Path(folder)
+    whole = {}
+    for commit in sorted((folder / COMMITS).glob("[0-9]*.parquet")):
+        if not re.fullmatch(r"\d{5,}", commit.stem):
+            continue
+        chunk = int(commit.stem)
+        shard, _, seen = _paths(folder, chunk)
+        try:
+            notes = _notes(commit)
+            lost = seen.stat().st_size != notes["ledger_bytes"]
+            if notes["shard_bytes"]:
+                lost |= shard.stat().st_size != notes["shard_bytes"]
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            continue
+        if not lost:
+            whole[chunk] = commit
+    return whole
+
+
+def finish_set(
+    folder: Path, *, name: str, crop: Crop, made_by: str, created: str, chunks: int | None = None
+) -> FaceSet:
+    """Join the commits into index.parquet, index.arrow, ledger.parquet and set.json, and open the set.
+
+    Faces are in the order of chunks and, within one, in the order they were given.
+
+    Args:
+        folder: where `commit_chunk` wrote.
+        name: what people call the set.
+        crop: how every face in it was cropped.
+        made_by: the command or function that made it.
+        created: date, as the caller wants it to be read; time is not taken here, so that a set can be made again.
+        chunks: how many there must be; None: as many as the highest number says.
+
+    Raises:
+        DataError: a chunk is missing, a key occurs twice, or a crop has another size than `crop` says.
+    """
+    folder = Path(folder)
+    whole = committed_chunks(folder)
+    expected = chunks if chunks is not None else max(whole, default=-1) + 1
+    missing = sorted(set(range(expected)) - set(whole))
+    if missing:
+        raise DataError(f"Chunks {_some(missing)} of '{folder}' are not done", expected=f"{expected}", do=RUN_AGAIN)
+    order = range(expected)
+    if len(whole) > expected:
+        raise DataError(
+            f"'{folder}' has {len(whole)} chunks",
+            expected=f"{expected}",
+            do="choose another folder, or delete this one",
+        )
+    notes = [_notes(whole[c]) for c in order]
+    for chunk, note in zip(order, notes, strict=True):
+        wrong = [side for side in note["sides"] if int(side) != crop.size]
+        if wrong:
+            raise DataError(f"Chunk {chunk} of '{folder}' has crops of {wrong[0]} pixels", expected=f"{crop.size}")
+    index = _joined([pq.read_table(whole[c]).cast(INDEX_SCHEMA) for c in order], INDEX_SCHEMA)
+    repeated = pc.value_counts(index["key"]).flatten() if index.num_rows else [pa.array([]), pa.array([])]
+    if len(repeated[0]) != index.num_rows:
+        twice = repeated[0].filter(pc.greater(repeated[1], 1))
+        raise DataError(
+            f"{len(twice)} face keys occur in more than one chunk of '{folder}', among them '{twice[0]}'",
+            expected="unique keys",
+        )
+    seen = _joined([pq.read_table(_paths(folder, c)[2]) for c in order], ledger.SCHEMA)
+
+    # from here until set.json is written again the set counts as unfinished
+    (folder / SET_FILE).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_table(index, folder / INDEX_FILE)
+    _write_mapped(index, folder / MAPPED_FILE)
+    _write_table(seen, folder / LEDGER_FILE)
+    labels: Counter[str] = Counter()
+    for note in notes:
+        labels.update(note["labels"])
+    info = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "made_by": made_by,
+        "created": created,
+        "crop": crop.to_dict(),
+        "faces": index.num_rows,
+        "images": len(pc.unique(seen["path"])) if seen.num_rows else 0,
+        "people": len(set(pc.unique(index["person"]).to_pylist()) - {"", None}) if index.num_rows else 0,
+        "splits": _counts(index["split"]),
+        "licences": _counts(index["licence"], empty="unknown"),
+        "labels": dict(sorted(labels.items())),
+        "outcomes": ledger.outcomes(seen),
+        "shards": sum(1 for note in notes if note["shard_bytes"]),
+        "files": {
+            n: {"bytes": (folder / n).stat().st_size, "sha256": file_sha256(folder / n)}
+            for n in (INDEX_FILE, MAPPED_FILE, LEDGER_FILE)
+        },
+    }
+    aside = _aside(folder / SET_FILE)
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(info, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(aside, folder / SET_FILE)
+    for leftover in folder.rglob("*.tmp"):
+        leftover.unlink(missing_ok=True)
+    return FaceSet.open(folder)
+
+
+def _paths(folder: Path, chunk: int) -> tuple[Path, Path, Path]:
+    """Shard, commit and ledger rows of a chunk."""
+    commits = folder / COMMITS
+    return (
+        folder / SHARDS / shard_name(chunk),
+        commits / f"{chunk:05d}.parquet",
+        commits / f"{chunk:05d}.ledger.parquet",
+    )
+
+
+def _side(face: StoredFace) -> int:
+    import simplejpeg
+
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(face.jpeg)  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise DataError(f"The crop of face '{face.key}' is not a JPEG ({error})") from error
+    if height != width:
+        raise DataError(f"The crop of face '{face.key}' is {width}x{height}", expected="a square")
+    return int(height)
+
+
+def _add_face(file: IO[bytes], chunk: int, face: StoredFace, rows: dict[str, list[Any]]) -> None:
+    try:
+        text = json.dumps(face.labels, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The labels of face '{face.key}' do not fit into JSON ({error})",
+            expected="text, finite numbers, lists and dicts of them",
+        ) from error
+    members = (
+        ("", "jpg", face.jpeg),
+        ("labels_", "labels.png", face.parsing_png),
+        ("json_", "json", text.encode() if face.labels else None),
+    )
+    for part, suffix, data in members:
+        rows[f"{part}offset"].append(_add_member(file, f"{face.key}.{suffix}", data) if data is not None else -1)
+        rows[f"{part}length"].append(len(data) if data is not None else -1)
+        rows[f"{part}crc32"].append(zlib.crc32(data) if data is not None else -1)
+    rows["sha256"].append(hashlib.sha256(face.jpeg).digest())
+    rows["shard"].append(chunk)
+    for name in ("key", "split", "person", "source", "licence"):
+        rows[name].append(getattr(face, name))
+
+
+def _add_member(file: IO[bytes], name: str, data: bytes) -> int:
+    """Append a member to a tar file and return where its bytes begin."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime, member.mode = len(data), 0, 0o644
+    file.write(member.tobuf(tarfile.USTAR_FORMAT))
+    offset = file.tell()
+    file.write(data)
+    file.write(b"\0" * (-len(data) % _BLOCK))
+    return offset
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+def _notes(commit: Path) -> dict[str, Any]:
+    metadata = pq.read_schema(commit).metadata or {}
+    notes = json.loads(metadata[b"fusiform.commit"])
+    assert isinstance(notes, dict)
+    return notes
+
+
+def _joined(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables] or [schema.empty_table()])
+    return table.cast(schema).unify_dictionaries().combine_chunks()
+
+
+def _counts(column: Any, empty: str = "") -> dict[str, int]:
+    counts = {(c["values"] or empty): c["counts"] for c in pc.value_counts(column).to_pylist()}
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _some(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    aside = _aside(path)
+    with aside.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(aside, path)
+
+
+def _write_mapped(table: pa.Table, path: Path) -> None:
+    aside = _aside(path)
+    with aside.open("wb") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(aside, path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+
+
+def _rename(aside: Path, path: Path) -> None:
+    """Rename, and make the rename itself durable."""
+    aside.replace(path)
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

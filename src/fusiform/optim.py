@@ -16,7 +16,7 @@ _FUSED = ("cpu", "cuda", "mps", "xpu")
 
 
 def vit_layer(name: str, depth: int) -> int:
-    """The layer of a ViT's parameter: 0 for tokens, positions and patches, i + 1 for block i, depth + 1 for what follows.
+    """The layer of a ViT's parameter: 0 for tokens, positions, patches; i + 1 for block i; depth + 1 for the rest.
 
     `name` may have a prefix ("encoder.blocks.3.norm1.weight"). Source: BEiT, and MAE's fine-tuning after it.
     """
@@ -109,7 +109,7 @@ def optimizer_tensors(
 
     Learning rates and decay are not in it: they follow from the config and the step.
     """
-    names = {parameter: name for name, parameter in named_parameters}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in named_parameters}
     tensors: dict[str, Tensor] = {}
     for parameter, state in optimizer.state.items():
         for quantity, value in state.items():

@@ -93,8 +93,8 @@ class World:
 class StopSignal:
     """Ctrl-C, SIGTERM and SIGUSR1 as a flag that the loop looks at once a step: `if world.stop: save and leave`.
 
-    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers, the flag
-    can only be set by `request`.
+    A Ctrl-C after any of them raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers,
+    the flag can only be set by `request`.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class StopSignal:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if self.name == "SIGINT" and number == signal.SIGINT:
+        if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.request(signal.Signals(number).name)
 
@@ -149,7 +149,7 @@ def _tune_matmul() -> str:
 
     The flag "medium" allows bf16 products where the CPU has AMX, so it is set only where it cannot, and then checked.
     """
-    if _cpu_vendor() != "AuthenticAMD":
+    if _cpuinfo("vendor_id") != "AuthenticAMD":
         return "left: not an AMD processor"
     if not torch.cpu._is_avx512_supported() or torch.cpu._is_amx_tile_supported():
         return "left: no AVX-512, or AMX"
@@ -180,7 +180,8 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         cores = os.cpu_count() or 1
-    return max(1, min(cores, math.floor(_cgroup_quota() + 0.5)) if _cgroup_quota() < cores else cores)
+    quota = _cgroup_quota()
+    return max(1, round(quota)) if quota < cores else cores
 
 
 def _usable_threads() -> int:
@@ -189,28 +190,19 @@ def _usable_threads() -> int:
 
 
 def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """CPUs' worth of time that the control group grants (version 2, then 1); infinite without a limit."""
-
-    def number(path: Path) -> list[str]:
-        try:
-            return path.read_text().split()
-        except OSError:
-            return []
-
-    limits = [math.inf]
-    own = next((line.split("::", 1)[1].strip() for line in _text(Path("/proc/self/cgroup")) if "::" in line), "/")
+    """CPUs' worth of time that the control group and those above it grant; infinite without a limit."""
+    own = next((line.split("::", 1)[1] for line in _text(Path("/proc/self/cgroup")) if "::" in line), "/")
     folder = root / own.lstrip("/")
-    while True:
-        quota = number(folder / "cpu.max")
-        if len(quota) == 2 and quota[0] != "max":
-            limits.append(int(quota[0]) / int(quota[1]))
-        if folder == root or root not in folder.parents:
-            break
-        folder = folder.parent
-    old = number(root / "cpu/cpu.cfs_quota_us"), number(root / "cpu/cpu.cfs_period_us")
-    if all(old) and int(old[0][0]) > 0:
-        limits.append(int(old[0][0]) / int(old[1][0]))
-    return min(limits)
+    limits = [math.inf]
+    for group in (folder, *folder.parents):
+        if group == root or root in group.parents:
+            limits += [_quota(*line.split()) for line in _text(group / "cpu.max")]  # version 2
+    periods = _text(root / "cpu/cpu.cfs_quota_us") + _text(root / "cpu/cpu.cfs_period_us")  # version 1
+    return min([*limits, _quota(*periods)] if len(periods) == 2 else limits)
+
+
+def _quota(microseconds: str, period: str) -> float:
+    return math.inf if microseconds in ("max", "-1") else int(microseconds) / int(period)
 
 
 def _text(path: Path) -> list[str]:
@@ -220,10 +212,10 @@ def _text(path: Path) -> list[str]:
         return []
 
 
-def _cpu_vendor() -> str:
-    return next(
-        (line.split(":")[1].strip() for line in _text(Path("/proc/cpuinfo")) if line.startswith("vendor_id")), ""
-    )
+def _cpuinfo(name: str) -> str | None:
+    """The first processor's value of a field of Linux's /proc/cpuinfo."""
+    lines = _text(Path("/proc/cpuinfo"))
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
 
 
 def _device(asked: str) -> torch.device:
@@ -262,5 +254,4 @@ def _precision(asked: str, device: torch.device) -> Precision:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    models = [line.split(":")[1].strip() for line in _text(Path("/proc/cpuinfo")) if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()

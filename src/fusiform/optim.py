@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fusiform.errors import DataError
+from fusiform.errors import DataError, did_you_mean
 
 TOKENS = ("cls_token", "dist_token", "pos_embed", "mask_token")
 """Not decayed in MAE's fine-tuning, although they have two and more dimensions. In its pre-training they are."""
@@ -103,47 +103,46 @@ def clip_and_norm(parameters: Iterable[Tensor], max_norm: float | None = None) -
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, nn.Parameter]]
+    optimizer: torch.optim.Optimizer, named_parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The optimizer's state as `optimizer/<parameter>/<quantity>` -> tensor (not copied), to be saved without pickle.
+    """The optimizer's state as `<parameter>.<quantity>` -> tensor (not copied), to be saved without pickle.
 
     Learning rates and decay are not in it: they follow from the config and the step.
     """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in named_parameters}
-    tensors: dict[str, Tensor] = {}
-    for parameter, state in optimizer.state.items():
-        for quantity, value in state.items():
-            if value is not None:
-                tensors[f"optimizer/{names[parameter]}/{quantity}"] = torch.as_tensor(value)
-    return tensors
+    names: dict[Tensor, str] = {parameter: name for name, parameter in named_parameters.items()}
+    return {
+        f"{names[parameter]}.{quantity}": torch.as_tensor(value)
+        for parameter, state in optimizer.state.items()
+        for quantity, value in state.items()
+        if value is not None
+    }
 
 
 @torch.no_grad()
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer,
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    tensors: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer, named_parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The counterpart of `optimizer_tensors`; keys that do not begin with `optimizer/` are ignored.
+    """The counterpart of `optimizer_tensors`: afterwards the state is equal bit for bit.
 
-    Every value is copied bit for bit. A parameter without entries keeps an empty state (it never had a gradient).
+    A parameter without any entry keeps an empty state, because it had none: it never got a gradient.
 
     Raises:
-        DataError: an entry belongs to no parameter of this optimizer, or has another shape than it.
+        DataError: an entry belongs to no parameter of this optimizer, has another shape, or some of a parameter's
+            entries are missing.
     """
-    known = {p for group in optimizer.param_groups for p in group["params"]}
-    names = {name: parameter for name, parameter in named_parameters if parameter in known}
+    fused = {p: bool(group.get("fused")) for group in optimizer.param_groups for p in group["params"]}
+    names = {name: parameter for name, parameter in named_parameters.items() if parameter in fused}
     optimizer.state.clear()
     for key, stored in tensors.items():
-        if not key.startswith("optimizer/"):
-            continue
-        name, quantity = key.removeprefix("optimizer/").rsplit("/", 1)
+        name, _, quantity = key.rpartition(".")
         if name not in names:
-            raise DataError(f"The checkpoint has optimizer state for '{name}', which this optimizer does not train")
+            raise DataError(
+                f"The checkpoint has optimizer state for '{name}', which this optimizer does not train",
+                do=did_you_mean(name, names),
+            )
         parameter = names[name]
-        if quantity == "step":  # a count; the fused kernels want it on the parameter's device
-            fused = any(p is parameter and g.get("fused") for g in optimizer.param_groups for p in g["params"])
-            value = stored.clone().to(parameter.device if fused else stored.device)
+        if quantity == "step":  # a count; fused kernels want it beside the parameter
+            value = stored.clone().to(parameter.device if fused[parameter] else stored.device)
         elif stored.shape != parameter.shape:
             raise DataError(
                 f"Optimizer state '{key}' has the shape {tuple(stored.shape)}", expected=str(tuple(parameter.shape))
@@ -151,3 +150,7 @@ def load_optimizer_tensors(
         else:
             value = torch.empty_like(parameter, dtype=stored.dtype).copy_(stored)
         optimizer.state[parameter][quantity] = value
+    quantities = set().union(*(state.keys() for state in optimizer.state.values()))
+    for name, parameter in names.items():
+        if missing := quantities - optimizer.state[parameter].keys() if parameter in optimizer.state else set():
+            raise DataError(f"The checkpoint lacks {', '.join(sorted(missing))} of '{name}' in the optimizer's state")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_MAY_CHANGE = ("arithmetic", "tuning")
 _OWN = ("config.json", "log.jsonl", "lock", "done.json")
 
 
@@ -48,7 +49,6 @@ class Run:
         self._lock, self._keep = lock, max(keep, 1)
         self._good: set[int] = set()
         """Steps whose checkpoint this process wrote or verified."""
-        self._written: int | None = None
         self._log = _open_log(folder / "log.jsonl")
 
     @classmethod
@@ -58,9 +58,9 @@ class Run:
         Args:
             folder: made if it is missing; if it is there, it must be empty or a run of the same identity.
             recipe: as resolved from name and flags.
-            notes: further facts for config.json, as JSON values. A note with an `identity` (the data set's) must be the
-                same when the run is reopened; `arithmetic` (`World.describe`) may change, but is warned about because
-                the run then no longer equals an undisturbed one bit for bit.
+            notes: further facts for config.json, as JSON values. They must be the same when the run is reopened (the
+                data set's identity), but for those of `World.describe`: `tuning` may change, and `arithmetic` may too
+                but is warned about, because the run then no longer equals an undisturbed one bit for bit.
 
         Raises:
             RunBusy: another process works in the folder.
@@ -176,7 +176,6 @@ class Run:
             os.fsync(self._log)  # a row of a step that was done is not younger than the checkpoint
         path = checkpoint.write(self.folder, step, tensors, state, sealed_json(self.config))
         self._good.add(step)
-        self._written = step
         kept = sorted(self._good)[-self._keep :]
         if len(kept) == self._keep:
             with writing(path, 0):
@@ -216,9 +215,9 @@ class Run:
         return self.read_log(self.folder)
 
     def finish(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write the last checkpoint (unless `step` has just been saved) and mark the run as done."""
+        """Write the last checkpoint, unless `latest` or `save` has just dealt with this step, and mark the run as done."""
         path = self.folder / checkpoint.folder_name(step)
-        if self._written != step:
+        if step not in self._good:
             path = self.save(step, tensors, state)
         replace_file(self.folder / "done.json", sealed_json({"step": step, "time": _now()}))
         return path
@@ -276,10 +275,8 @@ def _refuse_other_results(folder: Path, stored: Mapping[str, Any], asked: Mappin
     differ = []
     before, now = _flat(stored["config"]), _flat(asked["config"])
     before["method (class)"], now["method (class)"] = stored["method"], asked["method"]
-    for note in {**stored["notes"], **asked["notes"]}:
-        for values, notes in ((before, stored["notes"]), (now, asked["notes"])):
-            if isinstance(notes.get(note), dict) and "identity" in notes[note]:
-                values[f"{note} (identity)"] = notes[note]["identity"]
+    for values, notes in ((before, stored["notes"]), (now, asked["notes"])):
+        values.update({f"{k} (note)": v for k, v in _flat(notes).items() if k.split(".")[0] not in _MAY_CHANGE})
     flags = []
     for name in sorted({*before, *now}):
         if name.split(".")[0] in ("loop", "name", "about") or before.get(name) == now.get(name):

@@ -91,15 +91,15 @@ class World:
 
 
 class StopSignal:
-    """Ctrl-C, SIGTERM and SIGUSR1 as a flag that the loop looks at once a step: `if world.stop: save and leave`.
+    """Ctrl-C, SIGTERM and SIGUSR1 as a flag that the loop looks at once a step: `if world.stop.requested: save`.
 
-    A Ctrl-C after any of them raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers,
-    the flag can only be set by `request`.
+    A Ctrl-C after any of them raises KeyboardInterrupt at once. Outside the main thread, where Python allows no
+    handlers, the flag can only be set by `request`.
     """
 
     def __init__(self) -> None:
-        self.name: str | None = None
-        """Name of the first signal that came, e.g. "SIGTERM"."""
+        self.requested: str | None = None
+        """Name of the first signal that came, e.g. "SIGTERM"; None so far."""
         self._process = os.getpid()
         self._old: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -108,12 +108,9 @@ class StopSignal:
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup and "&" stay in force
                     self._old[number] = signal.signal(number, self._receive)
 
-    def __bool__(self) -> bool:
-        return self.name is not None
-
     def request(self, name: str) -> None:
         """Ask the loop to stop after this step."""
-        self.name = self.name or name
+        self.requested = self.requested or name
 
     def restore(self) -> None:
         """Give the handlers back that were there before."""
@@ -127,7 +124,7 @@ class StopSignal:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if self.name is not None and number == signal.SIGINT:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.request(signal.Signals(number).name)
 

@@ -19,82 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics
-from fusiform.errors import ConfigError, DataError
-from fusiform.faces.align import Placement
+from fusiform.errors import ConfigError
+from fusiform.faces.parsing_map import CELEBAMASK_19, UNLABELLED, Map, crop_map, decode_map, mirrored_map
 from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, crop_photos
 from fusiform.tasks.sets import london
 from fusiform.tasks.splits import folds_by_person
 from fusiform.tasks.task import Array, Features, Labelled
 
-CELEBAMASK_19 = (
-    "background",
-    "skin",
-    "nose",
-    "eye_g",
-    "l_eye",
-    "r_eye",
-    "l_brow",
-    "r_brow",
-    "l_ear",
-    "r_ear",
-    "mouth",
-    "u_lip",
-    "l_lip",
-    "hair",
-    "hat",
-    "ear_r",
-    "neck_l",
-    "neck",
-    "cloth",
-)
-"""Left and right are the subject's own."""
-UNLABELLED = 255
 CELLS = 8
 LONDON = "london"
-_MIRROR = np.arange(256, dtype=np.uint8)
-_MIRROR[[4, 5, 6, 7, 8, 9]] = [5, 4, 7, 6, 9, 8]
-
-Map = NDArray[np.uint8]
-
-
-def mirrored(parsing: Map) -> Map:
-    """(..., H, W) maps of the mirrored picture: columns reversed, left and right classes swapped."""
-    return np.ascontiguousarray(_MIRROR[parsing[..., ::-1]])
-
-
-def warp(parsing: Map, placement: Placement) -> Map:
-    """(S, S) map of a crop by nearest neighbour; outside the photo everything is unlabelled."""
-    import cv2
-
-    (a, b, tx), (c, d, ty) = placement.inverse
-    # OpenCV counts pixel centres as integers, we as .5: shift both sides by half a pixel
-    tx, ty = tx + (a + b) / 2 - 0.5, ty + (c + d) / 2 - 0.5
-    out = cv2.warpAffine(
-        parsing,
-        np.array([[a, b, tx], [c, d, ty]]),
-        (placement.size, placement.size),
-        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=UNLABELLED,
-    )
-    return np.asarray(out, np.uint8)
-
-
-def read_map(path: Path) -> Map:
-    """(H, W) class numbers of a grey or palette PNG. `DataError` where it holds other numbers than 0..18 and 255."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=["PNG"]) as file:
-            if file.mode not in ("L", "P"):
-                raise DataError(f"The parsing map '{path}' is of mode {file.mode}", expected="8-bit class numbers")
-            parsing = np.asarray(file, np.uint8)
-    except OSError as error:
-        raise DataError(f"The parsing map '{path}' cannot be read ({error})", expected="a PNG of classes") from None
-    wrong = np.unique(parsing[(parsing >= len(CELEBAMASK_19)) & (parsing != UNLABELLED)])
-    if wrong.size:
-        raise DataError(f"The parsing map '{path}' holds the classes {wrong.tolist()}", expected="0 to 18, and 255")
-    return parsing
 
 
 @dataclass(frozen=True)
@@ -127,11 +60,11 @@ class Parsing:
         faces = [face for face in london.annotated(self.root) if face.parsing is not None]
         photos = [face.photo for face in faces]
         crops = crop_photos(photos, size, name=LONDON, jitter=self.jitter, copies=self.copies, mirror=True)
-        maps = {row: read_map(faces[row].parsing) for row in set(crops.row.tolist())}
+        maps = {row: _map(faces[row].parsing) for row in set(crops.row.tolist())}
         target = np.empty((len(crops), size, size), np.uint8)
         for i, row in enumerate(crops.row.tolist()):
-            cut = warp(maps[row], crops.placement(i))
-            target[i] = mirrored(cut) if crops.mirrored[i] else cut
+            cut = crop_map(maps[row], crops.placement(i))
+            target[i] = mirrored_map(cut) if crops.mirrored[i] else cut
         person = np.array([photos[row].person for row in crops.row])
         return Labelled(
             dataset=self.dataset,
@@ -174,6 +107,10 @@ class Parsing:
 
     def score(self, prediction: Array, faces: Labelled) -> dict[str, float]:
         return region_f1(prediction, faces.target, self.classes)
+
+
+def _map(path: Path) -> Map:
+    return decode_map(path.read_bytes(), f"'{path}'")
 
 
 def only(target: Map, classes: Sequence[int]) -> Map:

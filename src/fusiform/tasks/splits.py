@@ -16,7 +16,7 @@ Rows = NDArray[np.int64]
 
 
 def folds_by_person(person: NDArray[np.str_], folds: int, name: str) -> NDArray[np.str_]:
-    """(N,) "fold-0".."fold-(folds - 1)": people dealt round in the order of a hash, so folds differ by one person at most.
+    """(N,) "fold-0".."fold-(folds - 1)": people dealt round in the order of a hash, so folds differ by at most one.
 
     Args:
         person: (N,) subject keys.

@@ -163,21 +163,24 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lock"
         with writing(self.path, 100):
-            self._file: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._file, 1000, 0).decode(errors="replace").strip() or "a process that just started"
-            os.close(self._file)
-            raise RunBusy(
-                f"{folder} is in use by {holder}",
-                expected="one process per folder",
-                do="wait for it, stop it, or name another folder",
-            ) from error
-        _held.add(self._file)
-        with writing(self.path, 100):
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            except BlockingIOError as error:
+                holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "a process that just started"
+                os.close(file)
+                raise RunBusy(
+                    f"{folder} is in use by {holder}",
+                    expected="one process per folder",
+                    do="wait for it, stop it, or name another folder",
+                ) from error
+            except OSError:
+                os.close(file)
+                raise
+        self._file: int | None = file
+        _held.add(file)
 
     def release(self) -> None:
         """Give the folder back. The file stays: deleting it would race with the next process."""

@@ -215,7 +215,7 @@ class Run:
         return self.read_log(self.folder)
 
     def finish(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write the last checkpoint, unless `latest` or `save` has just dealt with this step, and mark the run as done."""
+        """Write the last checkpoint, unless `latest` or `save` has dealt with this step, and mark the run as done."""
         path = self.folder / checkpoint.folder_name(step)
         if step not in self._good:
             path = self.save(step, tensors, state)

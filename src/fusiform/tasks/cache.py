@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,23 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ENVIRONMENT = "FUSIFORM_CACHE"
+from fusiform.assets import cache_dir
+
 _HASH = "_sha256"
 _log = logging.getLogger(__name__)
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def cache_folder() -> Path:
-    """FUSIFORM_CACHE, else where the platform keeps caches."""
-    named = os.environ.get(ENVIRONMENT)
-    if named:
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "fusiform" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "fusiform"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusiform"
 
 
 def cached(name: str, made_of: Mapping[str, Any], make: Callable[[], Arrays], folder: Path | None = None) -> Arrays:
@@ -47,11 +35,11 @@ def cached(name: str, made_of: Mapping[str, Any], make: Callable[[], Arrays], fo
         name: for people who look into the folder, such as "crops-london".
         made_of: JSON-able: everything that the arrays depend on.
         make: no array may be called `_sha256`.
-        folder: where to keep them; `cache_folder()` by default. A folder that cannot be written costs time, not the
-            result, and is said in the log.
+        folder: where to keep them; the cache folder of fusiform by default. A folder that cannot be written costs time,
+            not the result, and is said in the log.
     """
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    path = (folder if folder is not None else cache_folder()) / "arrays" / f"{name}-{key[:24]}.npz"
+    path = (folder if folder is not None else cache_dir()) / "arrays" / f"{name}-{key[:24]}.npz"
     found = _load(path)
     if found is not None:
         return found

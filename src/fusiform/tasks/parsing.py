@@ -5,8 +5,8 @@ The score is F1 of each class from the confusion counts pooled over all pixels o
 classes that the set labels, without background (the downstream protocol of FaRL, Zheng et al., 2022). 255 is
 unlabelled: such pixels neither train nor count.
 
-Inside a patch the head predicts a raster of at most `CELLS` x `CELLS` class shares; a larger patch's pixels read the
-raster by bilinear interpolation. A patch of 8 pixels is predicted pixel by pixel.
+Inside a patch the head predicts a raster of at most `CELLS` x `CELLS` class shares (`SET_CELLS` for sets on disk); the
+pixels of a larger patch read the raster by bilinear interpolation. A patch of 8 pixels is predicted pixel by pixel.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics
-from fusiform.errors import ConfigError
+from fusiform.errors import ConfigError, DataError
+from fusiform.faces.align import Placement
+from fusiform.faces.faceset import FaceSet
 from fusiform.faces.parsing_map import CELEBAMASK_19, UNLABELLED, Map, crop_map, decode_map, mirrored_map
 from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, crop_photos
+from fusiform.tasks.rendered import read_set
 from fusiform.tasks.sets import london
+from fusiform.tasks.sets.folder import one_source
 from fusiform.tasks.splits import folds_by_person
 from fusiform.tasks.task import Array, Features, Labelled
 
 CELLS = 8
+SET_CELLS = 4
 LONDON = "london"
 
 
@@ -35,6 +40,11 @@ class Parsing:
     """19 classes from each patch token. London labels eleven of them; hair and background are unlabelled there."""
 
     dataset: str = LONDON
+    """"london", or "rendered" with a `path`."""
+    path: Path | None = None
+    """Folder of a set with parsing maps. Its faces are not displaced."""
+    train_faces: int | None = 2000
+    """At most so many training faces of such a set."""
     jitter: Jitter = EVALUATION_JITTER
     copies: int = 8
     folds: int = 5
@@ -46,17 +56,28 @@ class Parsing:
     metric = "f1_mean"
     higher_is_better = True
 
+    def __post_init__(self) -> None:
+        one_source(self.name, self.dataset, self.path)
+
     @property
     def classes(self) -> tuple[int, ...]:
         """The classes that the set labels and that are predicted and scored."""
-        return london.CLASSES
+        return london.CLASSES if self.path is None else tuple(range(len(CELEBAMASK_19)))
+
+    @property
+    def cells(self) -> int:
+        """The finest raster of a patch. Coarser for a set, whose thousands of faces would else take gigabytes."""
+        return CELLS if self.path is None else SET_CELLS
 
     @property
     def measurement_notes(self) -> Mapping[str, object]:
         ignored = tuple(c for c in range(len(CELEBAMASK_19)) if c not in self.classes or c == 0)
-        return {"jitter": self.jitter.name, "class_map": "celebamask-19", "ignored_classes": ignored}
+        jitter = self.jitter.name if self.path is None else "none"
+        return {"jitter": jitter, "class_map": "celebamask-19", "ignored_classes": ignored}
 
     def read(self, size: int) -> Labelled:
+        if self.path is not None:
+            return self._read_set(self.path, size)
         faces = [face for face in london.annotated(self.root) if face.parsing is not None]
         photos = [face.photo for face in faces]
         crops = crop_photos(photos, size, name=LONDON, jitter=self.jitter, copies=self.copies, mirror=True)
@@ -78,6 +99,18 @@ class Parsing:
             notes=crops.notes,
         )
 
+    def _read_set(self, path: Path, size: int) -> Labelled:
+        found = read_set(path, size, self.train_faces)
+        faces = FaceSet.open(path)
+        target = np.empty((len(found.keys), size, size), np.uint8)
+        whole = Placement(((found.scale, 0.0, 0.0), (0.0, found.scale, 0.0)), size, found.crop.template)
+        for i, row in enumerate(faces.find(found.keys.tolist()).tolist()):
+            parsing = faces.parsing(row)
+            if parsing is None:
+                raise DataError(f"Face '{found.keys[i]}' of '{path}' has no parsing map", expected="a rendered set")
+            target[i] = crop_map(parsing, whole)
+        return found.labelled(target)
+
     def encode(self, faces: Labelled, grid: int) -> NDArray[np.float32]:
         """(N, grid*grid, cells*cells*C): the share of each class in each cell; nothing for unlabelled pixels.
 
@@ -85,7 +118,7 @@ class Parsing:
         ask for 1/C, as both shift the output of all classes alike and the largest stays the largest.
         """
         n, side = faces.target.shape[:2]
-        patch, cells = _patch(side, grid)
+        patch, cells = self._patch(side, grid)
         out = np.empty((n, grid * grid, cells * cells * len(self.classes)), np.float32)
         shares = out.reshape(n, grid, grid, cells, cells, len(self.classes))
         step = patch // cells
@@ -97,7 +130,7 @@ class Parsing:
     def decode(self, output: NDArray[np.float32], faces: Labelled, grid: int) -> Array:
         """(N, S, S) class numbers: the class with the largest output at each pixel."""
         n, side = faces.target.shape[:2]
-        _, cells = _patch(side, grid)
+        _, cells = self._patch(side, grid)
         numbers = np.asarray(self.classes, np.uint8)
         out = np.empty((n, side, side), np.uint8)
         for i in range(n):
@@ -106,7 +139,29 @@ class Parsing:
         return out
 
     def score(self, prediction: Array, faces: Labelled) -> dict[str, float]:
-        return region_f1(prediction, faces.target, self.classes)
+        return self.score_tally(self.tally(prediction, faces).sum(0))
+
+    def tally(self, prediction: Array, faces: Labelled) -> NDArray[np.float64]:
+        """(N, 19 * 19) confusion counts of each face, truth by prediction; unlabelled pixels are left out."""
+        count = len(CELEBAMASK_19)
+        each = [metrics.confusion(t, p, count, UNLABELLED) for t, p in zip(faces.target, prediction, strict=True)]
+        return np.reshape(each, (len(faces), count * count))
+
+    def score_tally(self, total: NDArray[np.float64]) -> dict[str, float]:
+        """F1 of each class and their mean without background, from pooled counts; nan for a class without pixels."""
+        matrix = total.reshape(len(CELEBAMASK_19), -1)
+        occurs = matrix.sum(1) > 0
+        f1 = np.where(occurs, metrics.f1_from_confusion(matrix), np.nan)
+        parts = [c for c in self.classes if c != 0 and occurs[c]]
+        by_class = {f"f1_{CELEBAMASK_19[c]}": float(f1[c]) for c in self.classes}
+        return {"f1_mean": float(f1[parts].mean()) if parts else float("nan"), **by_class}
+
+    def _patch(self, side: int, grid: int) -> tuple[int, int]:
+        """Side of a patch in pixels, and how many cells it has each way."""
+        if side % grid:
+            raise ConfigError(f"A crop of {side} pixels has no grid of {grid} patches", expected="a size that divides")
+        patch = side // grid
+        return patch, max(c for c in range(1, self.cells + 1) if patch % c == 0)
 
 
 def _map(path: Path) -> Map:
@@ -120,30 +175,10 @@ def only(target: Map, classes: Sequence[int]) -> Map:
     return keep[target]
 
 
-def region_f1(prediction: Array, truth: Array, classes: Sequence[int]) -> dict[str, float]:
-    """F1 of each class and their mean without background, pixels pooled over all faces; nan for an absent class."""
-    matrix = metrics.confusion(truth, prediction, len(CELEBAMASK_19), ignore=UNLABELLED)
-    f1 = metrics.f1_from_confusion(matrix)
-    occurs = matrix.sum(1) > 0
-    parts = [c for c in classes if c != 0 and occurs[c]]
-    scores = {"f1_mean": float(f1[parts].mean()) if parts else float("nan")}
-    scores.update({f"f1_{CELEBAMASK_19[c]}": float(f1[c]) if occurs[c] else float("nan") for c in classes})
-    return scores
-
-
-def _patch(side: int, grid: int) -> tuple[int, int]:
-    """Side of a patch in pixels, and how many cells it has each way."""
-    if side % grid:
-        raise ConfigError(f"A crop of {side} pixels has no grid of {grid} patches", expected="a size that divides")
-    patch = side // grid
-    return patch, max(c for c in range(1, CELLS + 1) if patch % c == 0)
-
-
 def _enlarged(raster: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """(C', C', K) -> (side, side, K), edges onto edges."""
     import cv2
 
     if raster.shape[0] == side:
         return raster
-    # OpenCV resizes any number of channels, but only a few at once
-    parts = [cv2.resize(raster[..., c], (side, side), interpolation=cv2.INTER_LINEAR) for c in range(raster.shape[-1])]
-    return np.stack(parts, -1)
+    return np.asarray(cv2.resize(raster, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)

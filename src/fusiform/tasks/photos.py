@@ -224,6 +224,19 @@ def crop_photos(
     return PhotoCrops(**arrays, crop=described, notes=notes)
 
 
+def best_finder() -> Finder:
+    """The best detector whose weights are there."""
+    from fusiform.faces.detect import best_detector
+
+    detector = best_detector()
+
+    def find(pixels: NDArray[np.uint8]) -> list[FoundFace]:
+        (faces,) = detector.detect([pixels])
+        return [FoundFace(face.box, np.asarray(face.points5)) for face in faces if face.points5 is not None]
+
+    return Finder(find, detector.id, detector.weights_sha256, "arcface-5", "")
+
+
 def choose(faces: Sequence[FoundFace], near: tuple[float, float] | None) -> FoundFace:
     """Of several faces the one whose box centre lies nearest to `near`, else the one with the largest box."""
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusiform.errors import DataError
+from fusiform.errors import ConfigError, DataError, did_you_mean
 
+RENDERED = "rendered"
 ENVIRONMENT = "FUSIFORM_DATA"
 DEFAULT_ROOT = Path("../shared/data")
 """Tried where neither an argument nor the environment names a folder."""
@@ -47,6 +48,22 @@ def set_folder(source: Source, root: Path | str | None = None) -> Path:
             do=f"export {ENVIRONMENT}=FOLDER, where FOLDER/{source.folder} holds the set",
         )
     return folder
+
+
+def one_source(task: str, dataset: str, path: Path | None, photos: str = "london") -> None:
+    """Refuse a task that names neither or both of its kinds of set.
+
+    Raises:
+        ConfigError: `dataset` is not `photos`, or "rendered" with a path.
+    """
+    if dataset not in (photos, RENDERED):
+        raise ConfigError(f"{task} has no dataset '{dataset}'", do=did_you_mean(dataset, [photos, RENDERED]))
+    if (dataset == RENDERED) != (path is not None):
+        given = "without" if path is None else "with"
+        raise ConfigError(
+            f"{task} on '{dataset}' is given {given} the folder of a set",
+            expected=f"'{photos}', or '{RENDERED}' with a path",
+        )
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,64 @@
+"""Why a file or a face is not in the set: one word for the ledger, one sentence for people, and what to do about it.
+
+Decoding has its own closed list (`fusiform.faces.decode.Reason`), which is explained here too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """A reason in words.
+
+    Attributes:
+        sentence: what it means.
+        do: what the user may do, or "".
+    """
+
+    sentence: str
+    do: str = ""
+
+
+FILE_REASONS: dict[str, Meaning] = {
+    # before a byte is read
+    "empty": Meaning("The file has no bytes"),
+    "broken-link": Meaning("A link to a file that does not exist", "mount the disk it points to, then run again"),
+    "unreadable": Meaning("The system refused to open or read the file", "check its permissions, then run again"),
+    "unreadable-folder": Meaning("The system refused to list the folder", "check its permissions, then run again"),
+    "linked-folder": Meaning("A link to a folder, which is not entered unless asked", "--follow-links"),
+    "not-a-regular-file": Meaning("A pipe, socket or device"),
+    "too-large-file": Meaning("More bytes than any photo has"),
+    # decoding
+    "not-an-image": Meaning("The first bytes are of no image format; the extension is not looked at"),
+    "unsupported-format": Meaning("An image of a kind that is not decoded", "convert it to JPEG or PNG"),
+    "unsupported-pixels": Meaning("Pixels without an agreed reading, such as floats", "convert it to 8 or 16 bits"),
+    "truncated": Meaning("The file ends before the picture does", "copy it again from where it came"),
+    "corrupt": Meaning("The file contradicts itself", "copy it again from where it came"),
+    "too-many-pixels": Meaning("The header says more pixels than the limit", "shrink the picture"),
+    "too-small": Meaning("The picture is smaller than the smallest face asked for"),
+    "out-of-memory": Meaning("Decoding met the memory limit of a worker", "shrink the picture"),
+    "crashed-decoder": Meaning("The file ended its worker process twice"),
+    "timed-out": Meaning("The file kept a worker busy beyond the time limit, twice"),
+    "unexpected-error": Meaning("An error that this program did not foresee", "please report it with the file"),
+    # faces
+    "no-face": Meaning("The detector found no face at or above the score asked for"),
+    "face-too-small": Meaning("Every face is below the size asked for", "--min-face"),
+    "no-landmarks": Meaning("The landmark model does not see a face where the detector does", "--min-presence"),
+    "no-placement": Meaning("The points of the face coincide, so no crop can be placed"),
+    "several-faces": Meaning("More than one face, where pictures of one person were asked for", "--faces largest"),
+    # the set as a whole
+    "duplicate": Meaning("The same bytes as another file, which was kept"),
+}
+"""Reasons of a file of which no face is kept."""
+
+FACE_REASONS: dict[str, Meaning] = {
+    "not-largest": Meaning("Another face of the picture is larger", "--faces all keeps every face"),
+    "face-too-small": FILE_REASONS["face-too-small"],
+    "no-landmarks": FILE_REASONS["no-landmarks"],
+    "no-placement": FILE_REASONS["no-placement"],
+}
+"""Reasons of a face that is left out of a picture of which another face is kept."""
+
+RETRIED = frozenset({"unreadable", "timed-out", "out-of-memory", "crashed-decoder", "unexpected-error"})
+"""Reasons that may be gone at the next run although the file has not changed, so the file is tried again."""

@@ -67,7 +67,7 @@ MEDIAPIPE_TO_IBUG: tuple[int, ...] = (
     # image-left brow, image-right brow: the upper row of the brow strip, outer end to inner end to outer end
     *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),
     # nose bridge from between the eyes to the tip
-    *(168, 197, 5, 1),
+    *(168, 197, 5, 4),
     # lower edge of the nose: wing, nostril, septum, nostril, wing
     *(98, 97, 2, 326, 327),
     # image-left eye: outer corner, two on the upper lid, inner corner, two on the lower lid
@@ -86,7 +86,7 @@ than equals (the ibug jaw slides along the visible outline, the mesh is fixed to
 """
 
 MEDIAPIPE_IRIS_CENTRES = (468, 473)  # image-left, image-right
-_MEDIAPIPE_NOSE_MOUTH = (1, 61, 291)
+_MEDIAPIPE_NOSE_MOUTH = (4, 61, 291)
 _IBUG_NOSE_MOUTH = (30, 48, 54)
 
 

@@ -5,14 +5,14 @@ The score is F1 of each class from the confusion counts pooled over all pixels o
 classes that the set labels, without background (the downstream protocol of FaRL, Zheng et al., 2022). 255 is
 unlabelled: such pixels neither train nor count.
 
-Inside a patch the head predicts a raster of at most `CELLS` x `CELLS` class shares (`SET_CELLS` for sets on disk); the
-pixels of a larger patch read the raster by bilinear interpolation. A patch of 8 pixels is predicted pixel by pixel.
+Inside a patch the head predicts a raster of class shares, a cell a pixel for patches of up to `CELLS` pixels. Larger
+ones have the fewest cells from `CELLS` on that fit, and their pixels read the raster by bilinear interpolation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,12 @@ from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, crop_photos
 from fusiform.tasks.rendered import read_set
 from fusiform.tasks.sets import london
 from fusiform.tasks.sets.folder import one_source
-from fusiform.tasks.splits import folds_by_person
+from fusiform.tasks.splits import evenly, folds_by_person
 from fusiform.tasks.task import Array, Features, Labelled
 
 CELLS = 8
-SET_CELLS = 4
+CHOOSING = 100
+"""Faces of a set's "val" at most: every patch of them is an example, and every setting tried keeps its output."""
 LONDON = "london"
 
 
@@ -65,11 +66,6 @@ class Parsing:
         return london.CLASSES if self.path is None else tuple(range(len(CELEBAMASK_19)))
 
     @property
-    def cells(self) -> int:
-        """The finest raster of a patch. Coarser for a set, whose thousands of faces would else take gigabytes."""
-        return CELLS if self.path is None else SET_CELLS
-
-    @property
     def measurement_notes(self) -> Mapping[str, object]:
         ignored = tuple(c for c in range(len(CELEBAMASK_19)) if c not in self.classes or c == 0)
         jitter = self.jitter.name if self.path is None else "none"
@@ -101,15 +97,19 @@ class Parsing:
 
     def _read_set(self, path: Path, size: int) -> Labelled:
         found = read_set(path, size, self.train_faces)
-        faces = FaceSet.open(path)
+        stored = FaceSet.open(path)
         target = np.empty((len(found.keys), size, size), np.uint8)
         whole = Placement(((found.scale, 0.0, 0.0), (0.0, found.scale, 0.0)), size, found.crop.template)
-        for i, row in enumerate(faces.find(found.keys.tolist()).tolist()):
-            parsing = faces.parsing(row)
+        for i, row in enumerate(stored.find(found.keys.tolist()).tolist()):
+            parsing = stored.parsing(row)
             if parsing is None:
                 raise DataError(f"Face '{found.keys[i]}' of '{path}' has no parsing map", expected="a rendered set")
             target[i] = crop_map(parsing, whole)
-        return found.labelled(target)
+        chosen = np.flatnonzero(found.split == "val")
+        spare = chosen[evenly(found.person[chosen], CHOOSING)]
+        kept = np.setdiff1d(np.arange(len(target)), np.setdiff1d(chosen, spare))
+        faces = found.labelled(target).rows(kept)
+        return replace(faces, notes={**faces.notes, "faces in val": len(spare)})
 
     def encode(self, faces: Labelled, grid: int) -> NDArray[np.float32]:
         """(N, grid*grid, cells*cells*C): the share of each class in each cell; nothing for unlabelled pixels.
@@ -118,7 +118,7 @@ class Parsing:
         ask for 1/C, as both shift the output of all classes alike and the largest stays the largest.
         """
         n, side = faces.target.shape[:2]
-        patch, cells = self._patch(side, grid)
+        patch, cells = _patch(side, grid)
         out = np.empty((n, grid * grid, cells * cells * len(self.classes)), np.float32)
         shares = out.reshape(n, grid, grid, cells, cells, len(self.classes))
         step = patch // cells
@@ -130,7 +130,7 @@ class Parsing:
     def decode(self, output: NDArray[np.float32], faces: Labelled, grid: int) -> Array:
         """(N, S, S) class numbers: the class with the largest output at each pixel."""
         n, side = faces.target.shape[:2]
-        _, cells = self._patch(side, grid)
+        _, cells = _patch(side, grid)
         numbers = np.asarray(self.classes, np.uint8)
         out = np.empty((n, side, side), np.uint8)
         for i in range(n):
@@ -156,13 +156,6 @@ class Parsing:
         by_class = {f"f1_{CELEBAMASK_19[c]}": float(f1[c]) for c in self.classes}
         return {"f1_mean": float(f1[parts].mean()) if parts else float("nan"), **by_class}
 
-    def _patch(self, side: int, grid: int) -> tuple[int, int]:
-        """Side of a patch in pixels, and how many cells it has each way."""
-        if side % grid:
-            raise ConfigError(f"A crop of {side} pixels has no grid of {grid} patches", expected="a size that divides")
-        patch = side // grid
-        return patch, max(c for c in range(1, self.cells + 1) if patch % c == 0)
-
 
 def _map(path: Path) -> Map:
     return decode_map(path.read_bytes(), f"'{path}'")
@@ -173,6 +166,14 @@ def only(target: Map, classes: Sequence[int]) -> Map:
     keep = np.full(256, UNLABELLED, np.uint8)
     keep[list(classes)] = list(classes)
     return keep[target]
+
+
+def _patch(side: int, grid: int) -> tuple[int, int]:
+    """Side of a patch in pixels, and how many cells it has each way."""
+    if side % grid:
+        raise ConfigError(f"A crop of {side} pixels has no grid of {grid} patches", expected="a size that divides")
+    patch = side // grid
+    return patch, min(c for c in range(1, patch + 1) if patch % c == 0 and c >= min(CELLS, patch))
 
 
 def _enlarged(raster: NDArray[np.float32], side: int) -> NDArray[np.float32]:

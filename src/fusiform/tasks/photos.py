@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.clock import stream_seed
-from fusiform.errors import DataError
+from fusiform.errors import DataError, FusiformWarning
 from fusiform.faces.align import RESAMPLING, Placement, crop, place, template
 from fusiform.faces.decode import decode
+from fusiform.faces.schemes import to_five
 from fusiform.measurement import Crop
 from fusiform.tasks.cache import Arrays, cached
 
@@ -32,7 +34,9 @@ _log = logging.getLogger(__name__)
 
 FAMILY = "loose"
 """Template family of all evaluation crops: chin, ears and forehead lie inside."""
-CROP_CODE = 1
+MIN_PRESENCE = 0.5
+"""The landmarker's own certainty below which the detector's points are taken instead."""
+CROP_CODE = 2
 """Part of the cache key. Raise it when the same inputs give other crops."""
 
 
@@ -55,6 +59,8 @@ class FoundFace:
     """xyxy in photo pixels."""
     points5: NDArray[np.float64]
     """(5, 2) arcface-5 in photo pixels."""
+    second_choice: bool = False
+    """Whether these are the detector's points because the landmarker saw no face."""
 
 
 @dataclass(frozen=True)
@@ -202,11 +208,12 @@ def crop_photos(
         return _cut(photos, size, finder, onto.name, jitter, copies, mirror)
 
     arrays = cached(f"crops-{name}-{size}", made_of, make)
-    faces = arrays.pop("faces")
+    faces, second = arrays.pop("faces"), arrays.pop("second_choice")
     notes = {
         "photos": len(photos),
         "photos without a face, left out": int((faces == 0).sum()),
         "photos with several faces, one chosen": int((faces > 1).sum()),
+        "photos aligned on the detector's points for want of landmarks": int(second.sum()),
     }
     if not (faces > 0).any():
         raise DataError(f"No face was found in any of the {len(photos)} photos of {name}", expected="photos of faces")
@@ -225,16 +232,35 @@ def crop_photos(
 
 
 def best_finder() -> Finder:
-    """The best detector whose weights are there."""
-    from fusiform.faces.detect import best_detector
+    """The best detector and landmarker whose weights are there; as `fusiform curate` takes them, alignment by the
+    landmarker's points where there is one. What could not be had is said in the log and stands in the measurement.
 
-    detector = best_detector()
+    Raises:
+        WeightsError: no detector's weights are there.
+    """
+    from fusiform.faces.detect import best_detector
+    from fusiform.faces.landmarks import best_landmarker
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", FusiformWarning)
+        detector, landmarker = best_detector(), best_landmarker()
+    for said in heard:
+        _log.warning("%s", said.message)
 
     def find(pixels: NDArray[np.uint8]) -> list[FoundFace]:
         (faces,) = detector.detect([pixels])
-        return [FoundFace(face.box, np.asarray(face.points5)) for face in faces if face.points5 is not None]
+        meshes = [None] * len(faces) if landmarker is None else landmarker.landmarks(pixels, faces)
+        found = []
+        for face, mesh in zip(faces, meshes, strict=True):
+            if mesh is not None and mesh.presence >= MIN_PRESENCE:
+                found.append(FoundFace(face.box, to_five(mesh.points, mesh.scheme)))
+            elif face.points5 is not None:
+                found.append(FoundFace(face.box, np.asarray(face.points5), second_choice=landmarker is not None))
+        return found
 
-    return Finder(find, detector.id, detector.weights_sha256, "arcface-5", "")
+    if landmarker is None:
+        return Finder(find, detector.id, detector.weights_sha256, "arcface-5", detector.weights_sha256)
+    return Finder(find, detector.id, detector.weights_sha256, "mediapipe-478", landmarker.weights_sha256)
 
 
 def choose(faces: Sequence[FoundFace], near: tuple[float, float] | None) -> FoundFace:
@@ -265,14 +291,16 @@ def _cut(
     photos: Sequence[Photo], size: int, finder: Finder, onto: str, jitter: Jitter, copies: int, mirror: bool
 ) -> Arrays:
     images, matrices, row, copy, mirrored = [], [], [], [], []
-    faces = np.zeros(len(photos), np.int64)
+    faces, second = np.zeros(len(photos), np.int64), np.zeros(len(photos), np.bool_)
     for index, photo in enumerate(photos):
         pixels = read_photo(photo.path)
         found = finder.find(pixels)
         faces[index] = len(found)
         if not found:
             continue
-        exact = place(choose(found, photo.near).points5, onto)
+        chosen = choose(found, photo.near)
+        second[index] = chosen.second_choice
+        exact = place(chosen.points5, onto)
         for number in range(copies + 1):
             placement = jitter.of(exact, photo.key, number)
             flip = mirror and number % 2 == 1
@@ -289,6 +317,7 @@ def _cut(
         "copy": np.array(copy, np.int64),
         "mirrored": np.array(mirrored, np.bool_),
         "faces": faces,
+        "second_choice": second,
     }
 
 

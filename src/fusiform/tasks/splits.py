@@ -30,6 +30,15 @@ def folds_by_person(person: NDArray[np.str_], folds: int, name: str) -> NDArray[
     return np.array([dealt[key] for key in person.tolist()])
 
 
+def evenly(person: NDArray[np.str_], count: int) -> Rows:
+    """At most `count` rows, each person's first ones before anybody's second ones; ascending."""
+    turn = np.zeros(len(person), np.int64)
+    seen: dict[str, int] = {}
+    for i, who in enumerate(person.tolist()):
+        turn[i] = seen[who] = seen.get(who, -1) + 1
+    return np.sort(np.argsort(turn, kind="stable")[:count])
+
+
 @dataclass(frozen=True, eq=False)
 class Round:
     """Rows a head is fitted on, chosen on and scored on. `val` is empty where the set has folds."""

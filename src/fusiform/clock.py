@@ -1,8 +1,8 @@
 """Time and randomness as inputs.
 
-Whatever changes with time (learning rate, momentum, masking ratio) is a function of a `Clock`, and whatever is random is
-drawn from a named stream of it. A stream is a hash of (seed, rank, step, micro-batch, name), so a checkpoint needs no
-generator state, a stopped run continues bit for bit, one more draw in one place shifts no other place, and the loss of
+Whatever changes with time (learning rate, momentum, masking ratio) is a function of a `Clock`, and whatever is random
+is drawn from a named stream of it. A stream is a hash of (seed, rank, step, micro-batch, name), so a checkpoint needs
+no generator state, a stopped run continues bit for bit, one more draw in one place shifts no other place, and the loss of
 step 37,000 can be computed in a test without the 36,999 before it.
 """
 
@@ -50,7 +50,7 @@ class Clock:
         return replace(self, micro_batch=index)
 
     def stream(self, name: str) -> int:
-        """The seed of the stream called `name` at this moment: `torch.Generator().manual_seed(clock.stream("mask"))`."""
+        """The seed of the stream called `name` at this moment, for `torch.Generator().manual_seed(...)`."""
         return stream_seed(self.seed, self.rank, self.step, self.micro_batch, name)
 
     def generator(self, name: str) -> np.random.Generator:

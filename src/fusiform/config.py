@@ -212,7 +212,7 @@ def from_json(like: T, values: Mapping[str, Any], *, where: str = "config.json")
             read[name] = from_json(current, values[name], where=f"{where}: {name}")
         else:
             read[name] = _checked(values[name], hints[name], f"{where}: {name}")
-    return type(like)(**read)
+    return dataclasses.replace(typing.cast(Any, like), **read)
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.batch import FaceBatch
+from fusiform.checkpoint import Checkpoint
 from fusiform.clock import Clock, Cosine, stream_seed
 from fusiform.config import Recipe
 from fusiform.encoder import Encoder
@@ -20,7 +21,7 @@ from fusiform.faces.stream import Stream, batches
 from fusiform.methods.method import Losses, Method
 from fusiform.nn.teacher import Teacher
 from fusiform.optim import adamw, clip_and_norm, load_optimizer_tensors, optimizer_tensors, set_lr
-from fusiform.run import Checkpoint, Run
+from fusiform.run import Run
 from fusiform.world import World
 
 Watcher = Callable[[Clock, dict[str, float]], None]
@@ -46,7 +47,10 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
         Diverged: a loss or gradient is not finite.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    with World.start(recipe.loop) as world, Run.open(folder, recipe, notes={**world.describe(), "faces": faces.identity}) as run:
+    with (
+        World.start(recipe.loop) as world,
+        Run.open(folder, recipe, notes={**world.describe(), "faces": describe(faces)}) as run,
+    ):
         stream = Stream(
             faces=faces,
             rows=faces.rows(recipe.data.split),
@@ -61,6 +65,7 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
         training = Training(recipe, recipe.method.build(recipe.vit).to(world.device), stream.steps_per_epoch)
         last = run.latest()
         start = training.restore(last) if last else 0
+        training.last_good = last.folder if last else None
         run.rewind(start)
         began, began_at = time.monotonic(), start
         for step, batch in enumerate(batches(stream, start, training.total_steps, workers=recipe.loop.workers), start):
@@ -75,14 +80,18 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
                 watch(clock, {})
             stopping = world.stop.requested
             if stopping or ((step + 1) % recipe.loop.checkpoint_every == 0 and step + 1 < training.total_steps):
-                run.save(step + 1, training.tensors(), {"step": step + 1})
+                training.last_good = run.save(step + 1, training.tensors(), {})
             if stopping:
                 raise Interrupted(step + 1, folder)
+        run.finish(training.total_steps, training.tensors(), {})
         encoder = training.encoder(faces)
         encoder.save(folder / "encoder")
-        if start < training.total_steps:
-            run.finish(training.total_steps, training.tensors(), {"step": training.total_steps})
         return encoder
+
+
+def describe(faces: FaceSet) -> dict[str, Any]:
+    """What a run's config says about its faces."""
+    return {"name": faces.name, "digest": faces.digest, "faces": len(faces), "crop": faces.crop.to_dict()}
 
 
 class Training:
@@ -95,12 +104,19 @@ class Training:
         if self.total_steps < 1:
             raise ConfigError(f"{optim.epochs} epochs are less than one step", do="raise --optim.epochs")
         share = optim.faces_per_step / 256
-        self.lr = Cosine(peak=optim.peak_lr, end=optim.end_lr_per_256 * share, warmup=optim.warmup_epochs / optim.epochs)
+        self.lr = Cosine(
+            peak=optim.peak_lr, end=optim.end_lr_per_256 * share, warmup=optim.warmup_epochs / optim.epochs
+        )
         self.trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
-        self.optimizer = adamw(self.trained.items(), lr=optim.peak_lr, weight_decay=optim.weight_decay, betas=optim.betas)
+        self.optimizer = adamw(
+            self.trained.items(), lr=optim.peak_lr, weight_decay=optim.weight_decay, betas=optim.betas
+        )
         self.averaged = Teacher(method.encoder) if optim.ema is not None else None
+        self.last_good: Path | None = None
+        """Newest checkpoint: what an error names."""
         if recipe.loop.compile:
-            for block in method.encoder.blocks:  # in place, so that parameter names stay
+            blocks: Any = method.encoder.blocks
+            for block in blocks:  # in place, so that parameter names stay
                 block.compile()
 
     def clock(self, step: int, rank: int = 0) -> Clock:
@@ -144,14 +160,16 @@ class Training:
 
     def _diverged(self, losses: Losses, norm: Tensor, batch: FaceBatch, clock: Clock) -> Diverged:
         bad = [name for name, value in {"loss": losses.total, **losses.parts}.items() if not torch.isfinite(value)]
-        bad += [f"gradient of {n}" for n, p in self.trained.items() if p.grad is not None and not p.grad.isfinite().all()]
+        bad += [
+            f"gradient of {n}" for n, p in self.trained.items() if p.grad is not None and not p.grad.isfinite().all()
+        ]
         faces = ", ".join(str(i) for i in batch.ids[:8].tolist())
         return Diverged(
-            f"The gradient norm is {norm.item()} at step {clock.step} (first not finite: {', '.join(bad[:3]) or 'the norm'}; "
-            f"loss {losses.total.item():.4g}, lr {self.lr(clock):.3g}); faces {faces}, ... of the set's index",
-            expected="finite numbers; no weight was changed by this step and no checkpoint after it was written",
-            do="lower --optim.lr-per-256, set --optim.clip 1.0, or use --loop.precision fp32; the same command continues "
-            "from the last checkpoint",
+            f"The gradient norm is {norm.item()} at step {clock.step} (not finite: {', '.join(bad[:3]) or 'the norm'}; "
+            f"loss {losses.total.item():.4g}, lr {self.lr(clock):.3g}), rows {faces}, ... of the set's index. "
+            f"Last good checkpoint: {self.last_good or 'none yet'}",
+            expected="finite numbers; this step changed no weight",
+            do="lower --optim.lr-per-256 or set --optim.clip 1.0 in a new run; look at those rows",
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -187,6 +205,6 @@ class Training:
             "seed": self.recipe.optim.seed,
             "steps": self.total_steps,
             "faces_seen": self.total_steps * self.recipe.optim.faces_per_step,
-            "faces": faces.identity,
+            "faces": describe(faces),
         }
         return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card)

@@ -12,7 +12,7 @@ LINE_EVERY_SECONDS = 15.0
 
 
 class Progress:
-    """Counts `unit`s towards `total`, with speed and time left. Writes to standard error; results go to standard out."""
+    """Counts `unit`s towards `total`, with speed and time left, on standard error; results go to standard out."""
 
     def __init__(self, total: int, unit: str, label: str, *, done: int = 0, stream: TextIO | None = None) -> None:
         self.total, self.unit, self.label = total, unit, label
@@ -25,7 +25,13 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, initial=done, unit=f" {unit}", desc=label, file=self._stream, smoothing=0.1, dynamic_ncols=True
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                desc=label,
+                file=self._stream,
+                smoothing=0.1,
+                dynamic_ncols=True,
             )
 
     def advance(self, count: int, **shown: object) -> None:
@@ -62,7 +68,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -10,7 +10,7 @@ _TESTS = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def fixtures_dir() -> Path:
-    """The full fixtures where FUSIFORM_FIXTURES names them or they lie beside the repository, else the golden extract."""
+    """The fixtures that FUSIFORM_FIXTURES names, else all where they lie beside the repository, else the extract."""
     named = os.environ.get("FUSIFORM_FIXTURES")
     beside = _TESTS.parent.parent / "shared" / "fixtures"
     return Path(named) if named else beside if beside.is_dir() else _TESTS / "golden"

@@ -15,12 +15,12 @@ import torch
 
 from fusiform.clock import Clock, Cosine
 from fusiform.config import ViTConfig
+from fusiform.methods.mae_face import MAEFace
 from fusiform.nn.decoder import PixelDecoder
 from fusiform.nn.masking import RandomMasker
 from fusiform.nn.patches import patchify
 from fusiform.nn.positions import resize_table, sincos_table
 from fusiform.nn.vit import ViT
-from fusiform.methods.mae_face import MAEFace
 from fusiform.objectives import masked_pixels, normalise_patches
 
 CASES = ["maeface_pretrain_normpix0", "maeface_pretrain_normpix1"]
@@ -28,7 +28,11 @@ CASES = ["maeface_pretrain_normpix0", "maeface_pretrain_normpix1"]
 
 def build(config: dict, weights: dict[str, np.ndarray]) -> MAEFace:
     vit = ViTConfig(
-        image_size=config["img"], patch_size=config["patch"], width=config["dim"], depth=config["depth"], heads=config["heads"]
+        image_size=config["img"],
+        patch_size=config["patch"],
+        width=config["dim"],
+        depth=config["depth"],
+        heads=config["heads"],
     )
     encoder = ViT(vit)
     decoder = PixelDecoder(
@@ -126,10 +130,10 @@ def test_a_resized_table_equals_the_authors(fixtures_dir):
 def test_learning_rate_equals_the_authors(fixtures_dir):
     stored = np.load(fixtures_dir / "maeface_pos_sched.npz", allow_pickle=False)
     config = json.loads(str(stored["config_json"]))
-    sched, steps_per_epoch = config["sched"], 1000
+    sched, per_epoch = config["sched"], 1000
     lr = Cosine(peak=sched["lr"], end=sched["min_lr"], warmup=sched["warmup_epochs"] / sched["epochs"])
     for epoch, rates in zip(stored["sched_epochs"], stored["sched_lr"], strict=True):
-        clock = Clock(round(epoch * steps_per_epoch), sched["epochs"] * steps_per_epoch, steps_per_epoch=steps_per_epoch)
+        clock = Clock(round(epoch * per_epoch), sched["epochs"] * per_epoch, steps_per_epoch=per_epoch)
         if abs(clock.epoch - epoch) < 1e-9:
             for scale, rate in zip(config["lr_scales"], rates, strict=True):
                 assert lr(clock) * scale == pytest.approx(rate, rel=1e-9, abs=1e-15)

@@ -23,8 +23,8 @@ class Losses:
 class Method(nn.Module, abc.ABC):
     """A pre-training method. It knows nothing of files, optimizers, ranks or logging; the engine knows nothing of it.
 
-    A method draws every random number from a stream of the `clock` it is given, so that the same batch at the same clock
-    has the same loss.
+    A method draws every random number from a stream of the `clock` it is given, so that the same batch at the same
+    clock has the same loss.
     """
 
     encoder: nn.Module
@@ -34,5 +34,5 @@ class Method(nn.Module, abc.ABC):
     def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
         """The loss of one (micro-)batch."""
 
-    def after_step(self, clock: Clock) -> None:  # noqa: B027  (most methods have nothing to do here)
+    def after_step(self, clock: Clock) -> None:
         """Called once after each optimizer step, for what does not train by gradient: teachers, centres, codebooks."""

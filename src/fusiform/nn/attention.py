@@ -14,7 +14,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q: (B, heads, L, d) queries. k, v: (B, heads, S, d) keys and values.
 
     On a CPU the fused kernel is two to six times slower than three plain products for the few tokens of a masked face
-    (17 to 197), in bf16 and wherever fp32 products run through oneDNN; `bench/` shows it. Elsewhere the fused kernel wins.
+    (17 to 197), in bf16 and wherever fp32 products run through oneDNN; `bench/` shows it. On a GPU the fused kernel is
+    chosen (not measured here).
     """
     if q.device.type == "cpu":
         weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)

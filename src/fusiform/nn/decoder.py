@@ -18,7 +18,15 @@ class PixelDecoder(nn.Module):
     """
 
     def __init__(
-        self, *, encoder_width: int, grid: int, patch_size: int, width: int, depth: int, heads: int, mlp_ratio: float = 4.0
+        self,
+        *,
+        encoder_width: int,
+        grid: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         self.decoder_embed = nn.Linear(encoder_width, width)

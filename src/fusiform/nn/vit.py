@@ -83,7 +83,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """Class token, patch tokens, fixed sine-cosine positions, pre-norm blocks, final norm (MAE, He et al. 2022, fig. 1).
+    """Class token, patch tokens, fixed sine-cosine positions, pre-norm blocks, final norm (He et al. 2022, figure 1).
 
     Takes uint8 pixels: the statistics that normalise them belong to the weights and are part of `config`.
     """
@@ -106,8 +106,9 @@ class ViT(nn.Module):
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, N, p*p*3) normalised pixels, (row, column, channel) order."""
-        patches = patchify(images, self.config.patch_size).unflatten(-1, (-1, 3))
-        return ((patches.float() / 255.0 - self.pixel_mean) / self.pixel_std).flatten(-2)
+        patches = patchify(images, self.config.patch_size).float()
+        channels = patches.reshape(*patches.shape[:2], -1, 3) / 255.0
+        return ((channels - self.pixel_mean) / self.pixel_std).reshape(patches.shape)
 
     def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens before the first block: class token, then all patches or those that `keep` names.
@@ -149,7 +150,7 @@ class ViT(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """MAE's initialisation: Xavier-uniform linears (the patch projection counts as one), N(0, .02) tokens, zero biases."""
+    """MAE's initialisation: Xavier-uniform linears (the patch projection is one), N(0, .02) tokens, zero biases."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
             nn.init.xavier_uniform_(m.weight)

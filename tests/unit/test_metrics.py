@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fusiform import metrics
 from fusiform.errors import DataError
 

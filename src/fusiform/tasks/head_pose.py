@@ -1,8 +1,9 @@
 """Head pose: yaw, pitch and roll in degrees, with the signs of `fusiform.metrics.rotation_matrices`.
 
 The head predicts the six numbers of the first two columns of the rotation matrix, which are made orthonormal again
-(Zhou et al., "On the Continuity of Rotation Representations in Neural Networks", 2019): angles jump and interact, matrix
-entries do neither. MAE is the mean over the three angles, as the field reports it; the geodesic error has no gimbal lock.
+(Zhou et al., "On the Continuity of Rotation Representations in Neural Networks", 2019): angles jump and interact,
+matrix entries do neither. MAE is the mean over the three angles, as the field reports it; the geodesic error has no
+gimbal lock.
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""Faces in, features out: an encoder's tokens over a set of faces, computed once and shared by every task and protocol.
+
+Shapes: N faces, P patches, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fusiform.encoder import Encoder
+from fusiform.errors import ConfigError, DataError
+
+Features = Literal["pooled", "concat", "patches"]
+Floats = NDArray[np.float32]
+_Key = tuple[str, str, int, str]
+
+
+class FeatureCache:
+    """Features by (weights, images, layer, form), the least recently used dropped when `max_bytes` is full.
+
+    The key holds hashes of the weights and of the pixels, so an encoder that goes on training never meets its own old
+    features.
+    """
+
+    def __init__(self, max_bytes: int = 2 << 30) -> None:
+        self.max_bytes = max_bytes
+        self._held: OrderedDict[_Key, Floats] = OrderedDict()
+
+    def get(self, key: _Key) -> Floats | None:
+        found = self._held.get(key)
+        if found is not None:
+            self._held.move_to_end(key)
+        return found
+
+    def put(self, key: _Key, value: Floats) -> None:
+        if value.nbytes > self.max_bytes:
+            return
+        self._held[key] = value
+        while sum(v.nbytes for v in self._held.values()) > self.max_bytes:
+            self._held.popitem(last=False)
+
+
+def images_sha256(images: NDArray[np.uint8]) -> str:
+    """Hash of pixels and shape."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()
+
+
+def block_index(layer: int | None, depth: int) -> int:
+    """A layer as a 0-based block, negative ones counted from the last; -1 for None means "after the final norm"."""
+    if layer is None:
+        return -1
+    if not -depth <= layer < depth:
+        raise ConfigError(f"There is no layer {layer} in an encoder of {depth} blocks", expected=f"0 to {depth - 1}")
+    return layer % depth
+
+
+def embed(
+    encoder: Encoder,
+    images: NDArray[np.uint8],
+    *,
+    features: Features = "pooled",
+    layer: int | None = None,
+    batch: int = 256,
+    device: str | torch.device = "cpu",
+    cache: FeatureCache | None = None,
+) -> Floats:
+    """Features of faces from a frozen encoder, without gradient and without randomness.
+
+    Tokens of an inner `layer` leave their block un-normalised; they get a layer norm without parameters, so that a few
+    channels of huge scale do not decide every distance.
+
+    Args:
+        images: (N, S, S, 3) uint8 RGB with S the encoder's image size.
+        features: "pooled": mean of the patch tokens; "concat": all of them side by side; "patches": each by itself. The
+            class token is left out: methods that do not train it leave noise there.
+        layer: block, from 0; None: the output after the final norm.
+        batch: faces per forward pass; changes memory, not results (beyond rounding).
+        cache: where features are looked up and kept.
+
+    Returns:
+        float32 (N, D), (N, P·D) or (N, P, D).
+
+    Raises:
+        DataError: images of another shape or type.
+        ConfigError: a layer that the encoder does not have.
+    """
+    config = encoder.vit.config
+    S, P, D = config.image_size, config.patches, config.width
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (S, S, 3):
+        raise DataError(
+            f"Faces of shape {images.shape} and type {images.dtype} for encoder '{encoder.name}'",
+            expected=f"(N, {S}, {S}, 3) uint8",
+            do=f"read the task at {S} pixels",
+        )
+    block = block_index(layer, config.depth)
+    identity = (encoder.sha256, images_sha256(images), block) if cache is not None else ("", "", block)
+    if cache is not None:
+        if (held := cache.get((*identity, "patches"))) is not None:
+            return _shape(held, features)
+        if features == "pooled" and (held := cache.get((*identity, "pooled"))) is not None:
+            return held
+    # Keep all tokens where they fit: every form follows from them, so the next task costs nothing.
+    keep_tokens = features != "pooled" or (cache is not None and len(images) * P * D * 4 <= cache.max_bytes // 4)
+    out = np.empty((len(images), P, D) if keep_tokens else (len(images), D), np.float32)
+    vit = encoder.vit
+    was_training = vit.training
+    home = next(vit.parameters()).device
+    vit.eval().to(device)
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(images), batch):
+                rows = slice(start, start + batch)
+                pixels = torch.from_numpy(np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))).to(device)
+                tokens = vit(pixels)[:, 1:] if block < 0 else _normed(vit.taps(pixels, [block])[0][:, 1:])
+                out[rows] = (tokens if keep_tokens else tokens.mean(1)).float().cpu().numpy()
+    finally:
+        vit.train(was_training).to(home)
+    if cache is not None:
+        cache.put((*identity, "patches" if keep_tokens else "pooled"), out)
+    return _shape(out, features) if keep_tokens else out
+
+
+def _normed(tokens: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+
+
+def _shape(tokens: Floats, features: Features) -> Floats:
+    if features == "pooled":
+        pooled: Floats = tokens.mean(1, dtype=np.float32)
+        return pooled
+    return tokens.reshape(len(tokens), -1) if features == "concat" else tokens

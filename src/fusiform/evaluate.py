@@ -1,0 +1,377 @@
+"""evaluate(): one encoder, one task, one protocol -> result rows with intervals.
+
+    Task.read -> labelled faces -> encoder -> head (the protocol) -> prediction -> Task.score -> rows
+
+Nothing here knows a particular task or encoder, so tasks x protocols x encoders is a product of values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform import intervals, metrics
+from fusiform.embedding import FeatureCache, embed
+from fusiform.encoder import Encoder
+from fusiform.errors import ConfigError, DataError
+from fusiform.intervals import Resamples
+from fusiform.measurement import Measurement, require_same_crop, split_sha256
+from fusiform.probing import Ridge, nearest_mean
+from fusiform.protocols import KNN, Cosine, FineTune, LinearProbe, Protocol, settings
+from fusiform.results import ResultRow
+from fusiform.tasks.splits import Round, rounds
+from fusiform.tasks.task import Array, EmbeddingTask, Labelled, SupervisedTask
+
+SHARED_CACHE = FeatureCache()
+"""Features that the tasks of one process share unless they are given another cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured, and what a picture or a comparison needs besides the rows."""
+
+    rows: tuple[ResultRow, ...]
+    """The deciding metric first."""
+    prediction: Array
+    """(n, ...) in the layout of `faces.target`, in the order of `faces`; embeddings (n, D) where nothing is learned."""
+    faces: Labelled
+    """The scored faces."""
+    draws: intervals.Draws = field(default_factory=dict)
+    """Each metric in each resample of people; paired with another evaluation of the same faces."""
+
+    def row(self, metric: str | None = None) -> ResultRow:
+        """The row of a metric; None: the deciding one."""
+        if metric is None:
+            return self.rows[0]
+        for row in self.rows:
+            if row.metric == metric:
+                return row
+        raise ConfigError(
+            f"No metric '{metric}' in {self.rows[0].task}", expected=", ".join(r.metric for r in self.rows)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One round of fitting and testing: rows of the labelled faces."""
+
+    fit: NDArray[np.int64]
+    choose: NDArray[np.int64]
+    refit: NDArray[np.int64]
+    """Trained on again with the chosen setting: the whole training side."""
+    test: NDArray[np.int64]
+
+
+def evaluate(
+    encoder: Encoder,
+    task: SupervisedTask | EmbeddingTask,
+    protocol: Protocol,
+    *,
+    date: str,
+    seed: int = 0,
+    device: str = "cpu",
+    batch: int = 256,
+    resamples: int = intervals.RESAMPLES,
+    cache: FeatureCache | None = None,
+    faces: Labelled | None = None,
+) -> Evaluation:
+    """Measure an encoder on a task.
+
+    Args:
+        date: ISO date for the rows.
+        seed: only `FineTune` has any randomness; frozen protocols give the same rows for every seed.
+        batch: faces per forward pass of a frozen encoder.
+        resamples: of people, for the interval.
+        cache: of features; None: one that all evaluations of this process share.
+        faces: what `task.read` returned at the encoder's size, where the caller has it already.
+
+    Raises:
+        DataError: the set is missing, cropped otherwise than the encoder's faces, or has a person on two sides of a
+            split.
+        ConfigError: the protocol does not suit the task.
+    """
+    if faces is None:
+        faces = task.read(encoder.vit.config.image_size)
+    require_same_crop(encoder.crop, faces.crop, what=f"{task.name} on {faces.dataset}")
+    held = SHARED_CACHE if cache is None else cache
+
+    def features(form: Any, layer: int | None) -> NDArray[np.float32]:
+        return embed(encoder, faces.images, features=form, layer=layer, batch=batch, device=device, cache=held)
+
+    notes: list[str] = []
+    if learns(task):
+        if isinstance(protocol, Cosine):
+            raise ConfigError(f"{task.name} learns a head, which cosine similarity cannot", do="use --protocol linear")
+        folds = _folds(faces)
+        if isinstance(protocol, FineTune):
+            from fusiform.finetuning import fine_tune
+
+            outputs = [
+                fine_tune(encoder, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, device=device)
+                for fold in folds
+            ]
+        elif isinstance(protocol, KNN):
+            outputs = _neighbours(task, protocol, faces, folds, features(protocol.features, protocol.layer), encoder)
+        else:
+            form = protocol.features or task.features
+            _require_form(task, form)
+            outputs = _probe(task, protocol, faces, folds, features(form, protocol.layer), encoder, notes)
+        tested = np.concatenate([fold.test for fold in folds])
+        grid = encoder.vit.config.grid
+        parts = [task.decode(out, faces.rows(f.test), grid) for out, f in zip(outputs, folds, strict=True)]
+        order = np.argsort(tested, kind="stable")
+        prediction, scored = np.concatenate(parts)[order], faces.rows(tested[order])
+    else:
+        if not isinstance(protocol, Cosine):
+            raise ConfigError(f"{task.name} learns nothing, so {protocol.name} does not apply", do="--protocol cosine")
+        raw = features(protocol.features, protocol.layer)
+        prediction = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
+        scored = faces
+    values, draws = _scores(task, prediction, scored, resamples)
+    rows = _rows(encoder, task, protocol, faces, scored, values, draws, seed=seed, date=date, notes=notes)
+    return Evaluation(rows, prediction, scored, draws)
+
+
+def learns(task: SupervisedTask | EmbeddingTask) -> TypeGuard[SupervisedTask]:
+    """Whether a head is fitted for this task."""
+    return hasattr(task, "encode")
+
+
+def compare_to(reference: Evaluation, other: Evaluation, metric: str | None = None) -> ResultRow:
+    """`other` minus `reference` on the same faces, with a paired interval over people and a verdict.
+
+    Raises:
+        DataError: the two were not measured on the same faces of the same task in the same way.
+    """
+    base, row = reference.row(metric), other.row(metric)
+    same_faces = np.array_equal(reference.faces.keys, other.faces.keys)
+    ways = [replace(r.spec, input_size=0).digest for r in (base, row)]  # encoders may differ in input size
+    if (base.task, base.dataset, base.metric) != (row.task, row.dataset, row.metric) or not same_faces:
+        raise DataError(
+            f"{base.task}/{base.dataset}/{base.metric} and {row.task}/{row.dataset}/{row.metric} cannot be subtracted",
+            expected="the same metric of the same task on the same faces",
+        )
+    if ways[0] != ways[1]:
+        raise DataError(
+            f"{base.encoder} and {row.encoder} were measured differently on {row.task}: {base.measurement} against "
+            f"{row.measurement}"
+        )
+    undefined = np.full(1, np.nan)
+    gap = intervals.difference(
+        np.nan if base.value is None else base.value,
+        np.nan if row.value is None else row.value,
+        reference.draws.get(base.metric, undefined),
+        other.draws.get(row.metric, undefined),
+        higher_is_better=row.higher_is_better,
+    )
+    return replace(
+        row,
+        metric=f"difference:{row.metric}",
+        value=gap.value,
+        low=gap.low,
+        high=gap.high,
+        reference=base.encoder,
+        verdict=gap.verdict,
+        note=f"{row.encoder} minus {base.encoder} ({base.encoder_sha256[:12]}), paired over people",
+    )
+
+
+def _folds(faces: Labelled) -> list[Fold]:
+    """The rounds of a set, each with rows to fit on and rows to choose a setting on.
+
+    With a "val" split the head is fitted on "train" and chosen on "val". Without one (folds), every fifth person of the
+    training side is held out for choosing, and the head is then fitted again on the whole side.
+    """
+    found = []
+    for part in rounds(faces):
+        _require_apart(faces, part)
+        if len(part.val):
+            found.append(Fold(part.train, part.val, part.train, part.test))
+            continue
+        people = np.unique(faces.person[part.train])
+        if len(people) < 2:
+            raise DataError(
+                f"{faces.dataset} has {len(people)} person to train on", expected="two: one to fit on, one to choose on"
+            )
+        held_out = np.isin(faces.person[part.train], people[:: max(2, min(5, len(people)))])
+        choose = part.train[held_out]
+        found.append(Fold(part.train[~held_out], choose[~faces.train_only[choose]], part.train, part.test))
+    return found
+
+
+def _require_apart(faces: Labelled, part: Round) -> None:
+    sides = {name: set(faces.person[getattr(part, name)].tolist()) for name in ("train", "val", "test")}
+    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := sides[one] & sides[two]:
+            raise DataError(
+                f"{len(shared)} people of {faces.dataset} are in {one} and in {two}, such as '{min(shared)}'",
+                expected="every person on one side only",
+                do="split the set by person (fusiform curate and fusiform render do)",
+            )
+
+
+def _require_form(task: SupervisedTask, form: str) -> None:
+    if (form == "patches") != (task.features == "patches"):
+        unit = "each patch" if task.features == "patches" else "whole faces"
+        raise ConfigError(f"{task.name} predicts {unit}, so a head cannot see '{form}'", expected=task.features)
+
+
+Encode = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+
+def _encode(task: SupervisedTask, faces: Labelled, encoder: Encoder) -> Encode:
+    grid = encoder.vit.config.grid
+    return lambda rows: np.asarray(task.encode(faces.rows(rows), grid), np.float32)
+
+
+def _probe(
+    task: SupervisedTask,
+    protocol: LinearProbe,
+    faces: Labelled,
+    folds: list[Fold],
+    features: NDArray[np.float32],
+    encoder: Encoder,
+    notes: list[str],
+) -> list[NDArray[np.float32]]:
+    """The test outputs of each fold; what was chosen goes into `notes`."""
+    encode, grid, outputs, chosen = _encode(task, faces, encoder), encoder.vit.config.grid, [], []
+    for fold in folds:
+        head = Ridge.fit(features, fold.fit, encode, _class_weight(task, protocol, encode, fold.fit))
+        held_out = faces.rows(fold.choose)
+        scores = [
+            task.score(task.decode(output, held_out, grid), held_out)[task.metric]
+            for output in head.predict(features, fold.choose, protocol.strengths)
+        ]
+        best = best_index(scores, higher=task.higher_is_better)
+        if fold.refit is not fold.fit:
+            head = Ridge.fit(features, fold.refit, encode, _class_weight(task, protocol, encode, fold.refit))
+        strength = protocol.strengths[best]
+        outputs += head.predict(features, fold.test, [strength])
+        chosen.append(strength)
+    notes.append("strength " + ", ".join(f"{s:.2g}" for s in dict.fromkeys(chosen)))
+    if len(protocol.strengths) > 1 and {protocol.strengths[0], protocol.strengths[-1]} & set(chosen):
+        notes.append("a strength at the edge of its grid")
+    return outputs
+
+
+def best_index(scores: list[float], *, higher: bool) -> int:
+    """Place of the best score; among equals the last (the strongest regularisation); undefined scores lose."""
+    worst = -np.inf
+    signed = [worst if not np.isfinite(s) else (s if higher else -s) for s in scores]
+    return max(i for i, s in enumerate(signed) if s == max(signed))
+
+
+def _class_weight(
+    task: SupervisedTask, protocol: LinearProbe, encode: Encode, rows: NDArray[np.int64]
+) -> NDArray[np.float32] | None:
+    """Weights under which every class counts the same, mean 1."""
+    if not protocol.balance:
+        return None
+    if not getattr(task, "classes", ()) or task.features == "patches":
+        raise ConfigError(f"{task.name} has no classes of faces to balance", do="leave --protocol.balance off")
+    label = encode(rows).argmax(1)
+    counts = np.bincount(label)
+    weight = 1 / counts[label]
+    return np.asarray(weight / weight.mean(), np.float32)
+
+
+def _neighbours(
+    task: SupervisedTask,
+    protocol: KNN,
+    faces: Labelled,
+    folds: list[Fold],
+    features: NDArray[np.float32],
+    encoder: Encoder,
+) -> list[NDArray[np.float32]]:
+    encode = _encode(task, faces, encoder)
+    return [
+        nearest_mean(
+            features,
+            fold.refit,
+            fold.test,
+            encode,
+            k=protocol.k,
+            temperature=protocol.temperature,
+            standardise=protocol.standardise,
+        )
+        for fold in folds
+    ]
+
+
+def _scores(
+    task: SupervisedTask | EmbeddingTask, prediction: Array, faces: Labelled, resamples: int
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Every metric on all faces, and in each resample of people."""
+    # Scores need no pixels, and rows are taken from these faces a thousand times
+    light = replace(faces, images=faces.images[:, :0, :0])
+    drawn = Resamples.of(faces.person, resamples, seed=faces.dataset)
+    if not learns(task):
+        distances: EmbeddingTask = task  # type: ignore[assignment]
+        embedding = prediction.astype(np.float32)
+        values = distances.score(embedding, light)
+        return values, intervals.scored_draws(drawn, lambda i: distances.score(embedding, light, drawn.weights(i)))
+    values = task.score(prediction, light)
+    if hasattr(task, "tally"):
+        totals = drawn.totals(np.asarray(task.tally(prediction, light), float))
+        return values, intervals.scored_draws(drawn, lambda i: task.score_tally(totals[i]))  # type: ignore[attr-defined]
+
+    def score(draw: int) -> Mapping[str, float]:
+        rows = drawn.rows(draw)
+        return task.score(prediction[rows], light.rows(rows))
+
+    return values, intervals.scored_draws(drawn, score)
+
+
+def _rows(
+    encoder: Encoder,
+    task: SupervisedTask | EmbeddingTask,
+    protocol: Protocol,
+    faces: Labelled,
+    scored: Labelled,
+    values: Mapping[str, float],
+    draws: intervals.Draws,
+    *,
+    seed: int,
+    date: str,
+    notes: list[str],
+) -> tuple[ResultRow, ...]:
+    members = dict(zip(faces.keys.tolist(), faces.split.tolist(), strict=True))
+    spec = Measurement(
+        crop=faces.crop,
+        input_size=encoder.vit.config.image_size,
+        split_sha256=split_sha256(members),
+        **task.measurement_notes,  # type: ignore[arg-type]
+    )
+    counted = [f"{count} {what}" for what, count in faces.notes.items()]
+    names = [task.metric, *(name for name in values if name != task.metric)]
+    rows = []
+    for name in names:
+        low, high = intervals.interval(draws[name]) if name in draws else (np.nan, np.nan)
+        undefined = [] if np.isfinite(values[name]) else [f"{name} is undefined on these faces"]
+        rows.append(
+            ResultRow(
+                encoder=encoder.name,
+                encoder_sha256=encoder.sha256,
+                task=task.name,
+                dataset=faces.dataset,
+                split="folds" if str(faces.split[0]).startswith("fold-") else "test",
+                protocol=settings(protocol),
+                seed=seed,
+                metric=name,
+                value=float(values[name]),
+                low=low,
+                high=high,
+                n=len(scored),
+                people=len(np.unique(scored.person)),
+                higher_is_better=task.higher_is_better if name == task.metric else metrics.higher_is_better(name),
+                measurement=spec.to_dict(),
+                measurement_digest=spec.digest,
+                date=date,
+                note="; ".join([*undefined, *notes, *counted]),
+            )
+        )
+    return tuple(rows)

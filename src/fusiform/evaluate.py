@@ -24,7 +24,7 @@ from fusiform.probing import Ridge, nearest_mean
 from fusiform.protocols import KNN, Cosine, FineTune, LinearProbe, Protocol, settings
 from fusiform.results import ResultRow
 from fusiform.tasks.splits import Round, rounds
-from fusiform.tasks.task import Array, EmbeddingTask, Labelled, SupervisedTask
+from fusiform.tasks.task import Array, Classified, EmbeddingTask, Labelled, SupervisedTask, Tallied
 
 SHARED_CACHE = FeatureCache()
 """Features that the tasks of one process share unless they are given another cache."""
@@ -271,7 +271,7 @@ def _class_weight(
     """Weights under which every class counts the same, mean 1."""
     if not protocol.balance:
         return None
-    if not getattr(task, "classes", ()) or task.features == "patches":
+    if not isinstance(task, Classified):
         raise ConfigError(f"{task.name} has no classes of faces to balance", do="leave --protocol.balance off")
     label = encode(rows).argmax(1)
     counts = np.bincount(label)
@@ -315,9 +315,10 @@ def _scores(
         values = distances.score(embedding, light)
         return values, intervals.scored_draws(drawn, lambda i: distances.score(embedding, light, drawn.weights(i)))
     values = task.score(prediction, light)
-    if hasattr(task, "tally"):
-        totals = drawn.totals(np.asarray(task.tally(prediction, light), float))
-        return values, intervals.scored_draws(drawn, lambda i: task.score_tally(totals[i]))  # type: ignore[attr-defined]
+    if isinstance(task, Tallied):
+        sums: Tallied = task
+        totals = drawn.totals(np.asarray(sums.tally(prediction, light), float))
+        return values, intervals.scored_draws(drawn, lambda i: sums.score_tally(totals[i]))
 
     def score(draw: int) -> Mapping[str, float]:
         rows = drawn.rows(draw)

@@ -119,6 +119,8 @@ class FineTune:
     """AdamW's momenta."""
     warmup: float = 0.1
     """Share of the run with a linearly rising learning rate."""
+    drop_path: float = 0.1
+    """Probability with which the last block is skipped in training; falls linearly to 0 at the first."""
     label_smoothing: float = 0.1
     """Cross-entropy only: probability mass spread over all classes."""
     flip: float = 0.5

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,3 +128,36 @@ class EmbeddingTask(Protocol):
     ) -> dict[str, float]:
         """Metric name -> value. `weight` (N,) is how often each face's person was drawn in a bootstrap resample."""
         ...
+
+
+# What a task may offer besides; `fusiform.evaluate` asks with isinstance.
+
+
+@runtime_checkable
+class Tallied(Protocol):
+    """A supervised task whose scores follow from sums over faces: a thousand resamples are one matrix product."""
+
+    def tally(self, prediction: Array, faces: Labelled) -> NDArray[np.float64]:
+        """(N, Q) quantities of each face."""
+        ...
+
+    def score_tally(self, total: NDArray[np.float64]) -> dict[str, float]:
+        """What `score` returns, from the sum (Q,) of the quantities."""
+        ...
+
+
+@runtime_checkable
+class Mirrored(Protocol):
+    """A supervised task that knows what mirroring a picture does to its targets, so that faces may be mirrored."""
+
+    def mirror(self, encoded: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encoded targets (N, T) of the mirrored faces."""
+        ...
+
+
+@runtime_checkable
+class Classified(Protocol):
+    """A supervised task in which each face has one class: its encoded targets are one-hot rows."""
+
+    @property
+    def face_classes(self) -> tuple[str, ...]: ...

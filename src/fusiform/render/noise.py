@@ -38,7 +38,5 @@ def noise_at(points: F32, frequency: tuple[float, float, float], offset: float) 
     """Noise at `points` (N, 3) scaled by `frequency` per axis, shifted by `offset`: (N,) in [-1, 1]."""
     out = np.empty(points.shape[0], np.float32)
     for i in range(points.shape[0]):
-        out[i] = noise3(
-            points[i, 0] * frequency[0] + offset, points[i, 1] * frequency[1], points[i, 2] * frequency[2]
-        )
+        out[i] = noise3(points[i, 0] * frequency[0] + offset, points[i, 1] * frequency[1], points[i, 2] * frequency[2])
     return out

@@ -160,6 +160,7 @@ def test_a_camera_that_writes_a_stray_byte_is_forgiven_with_a_note() -> None:
     start = data.index(b"\xff\xdb")  # a stray byte before the quantisation tables
     got = decode(data[:start] + b"\x00" + data[start:])
     assert isinstance(got, DecodedImage)
+    assert "1 extraneous bytes" in got.notes[0]
     assert np.array_equal(got.pixels, decode(data).pixels)
 
 

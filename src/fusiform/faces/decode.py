@@ -214,7 +214,7 @@ def _wild_jpeg_pixels(data: bytes, picture: Any, notes: list[str]) -> Image:
     except ImageRefused as refused:
         if not _HARMLESS.search(refused.what):
             raise
-        notes.append(refused.what)
+        notes.append(f"decoder complained: {refused.__cause__}")
         picture.load()
         return np.asarray(picture.convert("RGB"), np.uint8)
 

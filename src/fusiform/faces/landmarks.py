@@ -100,7 +100,7 @@ class FaceLandmarkerV2:
         return found
 
     def _run(self, crop: RGB) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        blob = crop[None].astype(np.float32) / 255
+        blob = np.divide(crop[None], 255, dtype=np.float32)
         points, presence = infer(self._session, [self._points, self._presence], {self._input: blob})
         mesh = points.reshape(478, 3).astype(np.float64)
         return mesh[:, :2], mesh[:, 2], 1 / (1 + math.exp(-float(presence.ravel()[0])))

@@ -2,7 +2,7 @@
 
 Whatever changes with time (learning rate, momentum, masking ratio) is a function of a `Clock`, and whatever is random
 is drawn from a named stream of it. A stream is a hash of (seed, rank, step, micro-batch, name), so a checkpoint needs
-no generator state, a stopped run continues bit for bit, one more draw in one place shifts no other place, and the loss of
+no generator state, a stopped run continues bit for bit, one more draw in one place shifts no other, and the loss of
 step 37,000 can be computed in a test without the 36,999 before it.
 """
 

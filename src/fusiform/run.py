@@ -12,6 +12,7 @@ Reading a run (`Run.read_config`, `Run.read_log`) takes no lock and does not imp
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -68,11 +69,11 @@ class Run:
             DataError: the folder cannot be written, or its config.json is damaged.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{folder} is a file", expected="a run's folder, or a name that is free")
         with writing(folder / "config.json", 10_000):
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(f"{folder} is a file", expected="a run's folder, or a name that is free")
             folder.mkdir(parents=True, exist_ok=True)
-        _refuse_foreign(folder)
+            _refuse_foreign(folder)
         lock = FolderLock(folder)
         try:
             with writing(folder / "config.json", 10_000):
@@ -204,11 +205,9 @@ class Run:
             row = _row(line) or {}
             if "event" in row or not isinstance(row.get("step"), int) or row["step"] < step:
                 kept.append(line)
-        os.close(self._log)
-        try:
-            replace_file(path, b"".join(kept))
-        finally:
-            self._log = _open_log(path)
+        replace_file(path, b"".join(kept))
+        before, self._log = self._log, _open_log(path)
+        os.close(before)
 
     def rows(self) -> list[dict[str, Any]]:
         """The log's rows, oldest first."""
@@ -364,6 +363,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _revision() -> str | None:
     """The git commit of this code if it runs from a checkout, with "+" if the sources differ from it; else None."""
     root = Path(__file__).resolve().parents[2]

@@ -1,0 +1,99 @@
+"""The verdict table as plain text, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from textwrap import wrap
+
+from fusiform.report.figures import decimals, interval, number, plural
+from fusiform.report.verdicts import VERDICTS, Cell, Score, cells, deciding, tally
+from fusiform.results import ResultRow
+
+WIDTH = 110
+_INDENT = "  "
+
+
+def table_text(rows: Iterable[ResultRow], *, every_metric: bool = False) -> str:
+    """The verdict table in at most 110 columns, with a line about each task and set and a last line that sums up.
+
+    Args:
+        rows: what the evaluation measured.
+        every_metric: all metrics rather than the one of each task that decides.
+    """
+    found = cells(rows)
+    if not found:
+        return "Nothing was measured.\n"
+    shown = found if every_metric else deciding(found)
+    several = len({c.encoder for c in shown if c.encoder}) > 1
+    name = next((c.encoder for c in shown if c.encoder), "trained")
+    header = ["protocol", "metric", "trained" if several else name, "untrained", "verdict"]
+    lines: list[list[str] | str] = [[*header]]
+    for (task, dataset), members in groupby(shown, key=lambda c: (c.task, c.dataset)):
+        group = list(members)
+        first = group[0]
+        if first.status == "not available":
+            said = " ".join(f"{task} on {dataset}: not available. {' '.join(first.notes)}".split())
+            lines += wrap(said, WIDTH, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
+            continue
+        lines.append(f"{task} on {dataset}: {plural(first.n, 'face')} of {plural(first.people, 'person', 'people')}")
+        lines += [_row(cell, several) for cell in group]
+    return "\n".join([*_aligned(lines), "", summary_line(shown)]) + "\n"
+
+
+def summary_line(shown: Sequence[Cell]) -> str:
+    """How often the trained encoder is better, worse, or neither can be told."""
+    counts = tally(shown)
+    total = sum(counts.values())
+    if not total:
+        return "Nothing was compared with an untrained encoder."
+    said = ", ".join(f"{v} on {counts[v]}" if v != "cannot tell" else f"cannot tell on {counts[v]}" for v in VERDICTS)
+    missing = sum(c.status == "not available" for c in shown)
+    rest = f"; {plural(missing, 'set')} not available" if missing else ""
+    return (
+        f"Against the untrained encoder, of {plural(total, 'comparison')}: {said}{rest}. [95 % intervals over people]"
+    )
+
+
+def _row(cell: Cell, several: bool) -> list[str]:
+    scores = [s for s in (cell.trained, cell.untrained) if s is not None]
+    places = decimals(v for s in scores for v in (s.value, s.low, s.high))
+    arrow = "↑" if cell.higher_is_better else "↓"
+    protocol = f"{cell.encoder}: {cell.protocol}" if several else cell.protocol
+    return [
+        protocol,
+        f"{cell.metric} {arrow}",
+        _score(cell.trained, places),
+        _score(cell.untrained, places),
+        cell.status,
+    ]
+
+
+def _score(score: Score | None, places: int) -> str:
+    if score is None:
+        return "–"
+    return f"{number(score.value, places)} {interval(score.low, score.high, places)}".rstrip()
+
+
+def _aligned(lines: Sequence[list[str] | str]) -> list[str]:
+    table = [line for line in lines if isinstance(line, list)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    # the first two columns are names and give way; numbers and verdicts never do
+    over = len(_INDENT) + sum(widths) + 2 * (len(widths) - 1) - WIDTH
+    for column, least in ((0, 10), (1, 12)):
+        cut = min(max(over, 0), max(widths[column] - least, 0))
+        widths[column] -= cut
+        over -= cut
+    out = []
+    for line in lines:
+        if isinstance(line, str):
+            out.append(line)
+        else:
+            padded = [_cut(text, width).ljust(width) for text, width in zip(line, widths, strict=True)]
+            out.append((_INDENT + "  ".join(padded)).rstrip())
+    return out
+
+
+def _cut(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"

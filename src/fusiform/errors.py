@@ -28,7 +28,7 @@ class FusiformError(Exception):
         if expected:
             parts.append(f"Expected: {expected.rstrip('.')}")
         if do:
-            parts.append(f"Do: {do}")
+            parts.append(do if do.startswith(("Did you mean", "Known:")) else f"Do: {do}")
         super().__init__(". ".join(parts) + ("" if parts[-1].endswith((".", "?")) else "."))
 
     def __reduce__(self) -> tuple[object, ...]:  # keeps the message whole when it crosses a process border

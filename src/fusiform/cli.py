@@ -1,0 +1,111 @@
+"""The command line: a verb, then typed flags. `fusiform --help` and `fusiform VERB --help` import no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fusiform import __version__
+from fusiform.errors import ConfigError, FusiformError, did_you_mean
+
+
+class Verb(NamedTuple):
+    about: str
+    place: str
+    """`module:function`, imported when the verb is typed. The function takes the words after the verb."""
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("photos or rendered faces to a measured encoder and a report", "fusiform.commands.demo:demo"),
+    "render": Verb("make faces whose labels are known exactly", "fusiform.commands.faces:render"),
+    "curate": Verb("photos to a set of aligned faces, with ledger and data card", "fusiform.commands.faces:curate"),
+    "shards": Verb("check a set's files", "fusiform.commands.faces:shards"),
+    "weights": Verb("list and fetch the face models' weight files", "fusiform.commands.faces:weights"),
+    "show": Verb("what a recipe is: settings, parameters, cost", "fusiform.commands.training:show"),
+    "pretrain": Verb("train an encoder on a set", "fusiform.commands.training:pretrain"),
+    "evaluate": Verb("measure an encoder beside the untrained one", "fusiform.commands.measuring:evaluate"),
+    "report": Verb("one HTML page about a run", "fusiform.commands.measuring:report"),
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (docs/errors.md)."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        return _run(words)
+    except FusiformError as error:
+        print(f"fusiform: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fusiform: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `fusiform ... | head`
+        sys.stderr.close()
+        return 141
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"fusiform {__version__}")
+        return 0
+    name, *rest = words
+    if name not in VERBS:
+        raise ConfigError(f"There is no command '{name}'", do=did_you_mean(name, VERBS))
+    module, _, function = VERBS[name].place.partition(":")
+    command: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), function)
+    return command(rest) or 0
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.about}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            f"fusiform {__version__}: self-supervised facial representation learning",
+            "",
+            "usage: fusiform COMMAND [FLAGS]",
+            "",
+            *lines,
+            "",
+            "`fusiform COMMAND --help` lists a command's flags. Start with `fusiform demo`.",
+        ]
+    )
+
+
+def parse(cls: type, words: list[str], command: str, *, default: Any = None) -> Any:
+    """The flags of a command as a value of the frozen dataclass `cls`; tyro prints what is wrong with them."""
+    import tyro
+
+    about = (cls.__doc__ or "").strip()
+    given = {} if default is None else {"default": default}
+    return tyro.cli(cls, args=words, prog=f"fusiform {command}", description=about, **given)
+
+
+def subcommand(words: list[str], command: str, verbs: dict[str, Callable[[list[str]], int | None]]) -> int:
+    """Dispatch `fusiform COMMAND VERB ...`."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: fusiform {command} {{{','.join(verbs)}}} ...")
+        for name, function in verbs.items():
+            print(f"  {name:<8} {(function.__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    if words[0] not in verbs:
+        raise ConfigError(f"There is no command '{command} {words[0]}'", do=did_you_mean(words[0], verbs))
+    return verbs[words[0]](words[1:]) or 0
+
+
+def today() -> str:
+    """The one place where the command line reads the calendar."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def replace_path(value: Any, path: str, new: Any) -> Any:
+    """A copy of nested dataclasses with the field at the dotted `path` replaced."""
+    head, _, rest = path.partition(".")
+    return dataclasses.replace(value, **{head: replace_path(getattr(value, head), rest, new) if rest else new})

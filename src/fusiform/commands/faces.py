@@ -1,0 +1,105 @@
+"""`fusiform curate`, `fusiform shards`, `fusiform weights`: photos and face models."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fusiform.cli import parse, subcommand, today
+from fusiform.curate.options import CurateOptions
+from fusiform.errors import DataError
+
+
+@dataclass(frozen=True)
+class CurateFlags:
+    """Make a set of aligned faces from photos, or add what is new to one. Every file is accounted for in the ledger.
+
+    Typed again after a stop, it goes on; typed again later, it does only what is new."""
+
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders, searched to the bottom, or single photos."""
+    out: Path
+    """Folder of the set."""
+    options: Annotated[CurateOptions, tyro.conf.arg(name="")] = field(default_factory=CurateOptions)
+
+
+def curate(words: list[str]) -> int:
+    flags = parse(CurateFlags, words, "curate")
+    from fusiform.curate.pipeline import curate as run
+
+    run(flags.sources, flags.out, options=flags.options, today=today())
+    return 0
+
+
+@dataclass(frozen=True)
+class VerifyFlags:
+    """Read every file of a set and check it against the set's checksums."""
+
+    set: Annotated[Path, tyro.conf.Positional]
+    """The set's folder."""
+
+
+def shards(words: list[str]) -> int:
+    return subcommand(words, "shards", {"verify": verify})
+
+
+def verify(words: list[str]) -> int:
+    """check every face of a set against its checksums"""
+    flags = parse(VerifyFlags, words, "shards verify")
+    from fusiform.faces.shards import FaceSet
+
+    faces = FaceSet.open(flags.set)
+    problems = faces.verify()
+    for problem in problems:
+        sys.stdout.write(f"{problem}\n")
+    sys.stdout.write(f"{len(faces):,} faces read, {len(problems):,} problems\n")
+    return DataError.exit_code if problems else 0
+
+
+def weights(words: list[str]) -> int:
+    return subcommand(words, "weights", {"list": list_weights, "fetch": fetch_weights})
+
+
+def list_weights(words: list[str]) -> int:
+    """every weight file: size, licence, training data, whether it is here"""
+    parse(NoFlags, words, "weights list")
+    from fusiform.assets import ASSETS, fetch
+    from fusiform.errors import WeightsError
+
+    for asset in ASSETS.values():
+        try:
+            here = str(fetch(asset.id, offline=True))
+        except WeightsError:
+            here = "not here"
+        sys.stdout.write(f"{asset.id}  ({asset.bytes / 1e6:.1f} MB, {asset.licence})  {here}\n")
+        for line in (asset.training_data, asset.note):
+            if line:
+                sys.stdout.write(f"    {line}\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class NoFlags:
+    """Takes no flags."""
+
+
+@dataclass(frozen=True)
+class FetchFlags:
+    """Fetch weight files into the cache, checked against their SHA-256."""
+
+    ids: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Ids as `fusiform weights list` shows them."""
+
+
+def fetch_weights(words: list[str]) -> int:
+    """fetch files by id, checked against their SHA-256"""
+    flags = parse(FetchFlags, words, "weights fetch")
+    from fusiform.assets import fetch
+
+    for asset_id in flags.ids:
+        sys.stdout.write(f"{asset_id}  {fetch(asset_id)}\n")
+    return 0

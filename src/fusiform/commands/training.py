@@ -1,0 +1,150 @@
+"""`fusiform show` and `fusiform pretrain`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+
+from fusiform import recipes
+from fusiform.cli import parse, replace_path
+from fusiform.config import DataConfig, LoopConfig, OptimConfig, Recipe, ViTConfig, to_json
+from fusiform.errors import ConfigError, did_you_mean
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class PretrainFlags(Generic[M]):
+    """Train an encoder. The recipe comes first: fusiform pretrain RECIPE --faces SET --out RUN.
+
+    A run that was stopped goes on where it was when the same command is typed again."""
+
+    faces: Path
+    """The set to train on (made by curate or render)."""
+    out: Path
+    """Folder of the run."""
+    method: M
+    """The method's own settings."""
+    vit: ViTConfig = field(default_factory=ViTConfig)
+    """The encoder."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What a face looks like by the time the method sees it."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """How the weights move."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """How the run is carried out; changes no result."""
+
+
+def pretrain(words: list[str]) -> int:
+    recipe, words = recipe_and_rest(words, "pretrain")
+    flags = parse(
+        PretrainFlags[type(recipe.method)],  # type: ignore[misc]  # known only now: the recipe decides the flags
+        words,
+        f"pretrain {recipe.name}",
+        default=PretrainFlags(
+            faces=tyro.MISSING,
+            out=tyro.MISSING,
+            method=recipe.method,
+            vit=recipe.vit,
+            data=recipe.data,
+            optim=recipe.optim,
+            loop=recipe.loop,
+        ),
+    )
+    for group in ("method", "vit", "data", "optim", "loop"):
+        recipe = replace_path(recipe, group, getattr(flags, group))
+
+    from fusiform.engine import Interrupted
+    from fusiform.faces.shards import FaceSet
+
+    try:
+        encoder = train(recipe, FaceSet.open(flags.faces), flags.out, label=recipe.name)
+    except Interrupted as stop:
+        sys.stderr.write(f"{stop}\n")
+        return 130
+    sys.stdout.write(f"encoder {encoder.sha256[:12]} in {flags.out / 'encoder'}\n")
+    sys.stdout.write(f"next: fusiform evaluate {flags.out}\n")
+    return 0
+
+
+def train(recipe: Recipe, faces: Any, out: Path, *, label: str) -> Any:
+    """`engine.pretrain` with progress on the terminal."""
+    from fusiform.clock import Clock
+    from fusiform.engine import pretrain as run
+    from fusiform.progress import Progress
+
+    bar: list[Progress] = []
+
+    def watch(clock: Clock, row: dict[str, float]) -> None:
+        per_step = recipe.optim.faces_per_step
+        if not bar:
+            bar.append(Progress(clock.total_steps * per_step, "faces", label, done=clock.step * per_step))
+        bar[0].advance(per_step, **({"loss": f"{row['loss']:.4f}", "epoch": f"{clock.epoch:.1f}"} if row else {}))
+
+    try:
+        return run(recipe, faces, out, watch=watch)
+    finally:
+        for each in bar:
+            each.close()
+
+
+def show(words: list[str]) -> int:
+    """Print a recipe: settings, parameters, cost per face. Without a name, list all."""
+    if not words:
+        for name in recipes.TABLE:
+            sys.stdout.write(f"{name:<24} {recipes.find(name).about}\n")
+        return 0
+    if words[0] in ("-h", "--help"):
+        sys.stdout.write("usage: fusiform show [RECIPE]\n\n  a recipe's settings, parameters and cost per face\n")
+        return 0
+    recipe, rest = recipe_and_rest(words, "show")
+    if rest:
+        raise ConfigError(f"'show' takes one recipe, not {' '.join(words)}")
+    import torch
+
+    with torch.device("meta"):
+        method = recipe.method.build(recipe.vit)
+    total = sum(p.numel() for p in method.parameters())
+    encoder = sum(p.numel() for p in method.encoder.parameters())
+    peak = recipe.optim.peak_lr
+    sys.stdout.write(
+        f"{recipe.name}: {recipe.about}\n\n{json.dumps(to_json(recipe), indent=1)}\n\n"
+        f"identity           {recipe.identity}\n"
+        f"parameters         {total:,} ({encoder:,} in the encoder)\n"
+        f"patches per face   {recipe.vit.patches}\n"
+        f"encoder, one face  {vit_flops(recipe.vit) / 1e9:.2f} GFLOP\n"
+        f"peak learning rate {peak:.3g}\n"
+        f"weights + moments  {total * 16 / 2**20:,.0f} MiB in fp32\n"
+    )
+    return 0
+
+
+def vit_flops(vit: ViTConfig, tokens: int | None = None) -> int:
+    """Floating-point operations of one forward pass over `tokens` (default: all), a multiply-add counted as two."""
+    n = tokens if tokens is not None else vit.patches + 1
+    linear = n * vit.width**2 * (4 + 2 * vit.mlp_ratio)
+    attention = 2 * n * n * vit.width
+    patches = n * vit.patch_size**2 * 3 * vit.width
+    return round(2 * (vit.depth * (linear + attention) + patches))
+
+
+def recipe_and_rest(words: list[str], command: str) -> tuple[Recipe, list[str]]:
+    """The recipe that the first word names, and the other words."""
+    if words and words[0] in ("-h", "--help"):
+        names = ", ".join(recipes.TABLE)
+        sys.stdout.write(
+            f"usage: fusiform {command} RECIPE [FLAGS]\n\nrecipes: {names}, or package.module:NAME\n"
+            f"`fusiform {command} RECIPE --help` lists the recipe's flags and their values.\n"
+        )
+        raise SystemExit(0)
+    if not words or words[0].startswith("-"):
+        raise ConfigError(
+            f"'fusiform {command}' needs a recipe as its first word",
+            do=f"fusiform {command} mae-face-quick ...; {did_you_mean('', recipes.TABLE)}",
+        )
+    return recipes.find(words[0]), words[1:]

@@ -56,6 +56,10 @@ class DataError(FusiformError):
     exit_code = 4
 
 
+class SetMissing(DataError):
+    """A labelled set that a task needs is not on this machine; the message says where to get it and what to type."""
+
+
 class WeightsError(FusiformError):
     """A weight file is missing, damaged, of another licence or layout than asked for."""
 

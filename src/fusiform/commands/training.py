@@ -43,7 +43,7 @@ class PretrainFlags(Generic[M]):
 def pretrain(words: list[str]) -> int:
     recipe, words = recipe_and_rest(words, "pretrain")
     flags = parse(
-        PretrainFlags[type(recipe.method)],  # type: ignore[misc]  # known only now: the recipe decides the flags
+        PretrainFlags[type(recipe.method)],  # type: ignore[misc, arg-type]  # known only now: the recipe decides the flags
         words,
         f"pretrain {recipe.name}",
         default=PretrainFlags(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusiform.errors import ConfigError, DataError, did_you_mean
+from fusiform.errors import ConfigError, DataError, SetMissing, did_you_mean
 
 RENDERED = "rendered"
 ENVIRONMENT = "FUSIFORM_DATA"
@@ -38,11 +38,11 @@ def set_folder(source: Source, root: Path | str | None = None) -> Path:
     """The folder of a set below the data root.
 
     Raises:
-        DataError: it is not there; with where to get it and what to type.
+        SetMissing: it is not there; with where to get it and what to type.
     """
     folder = data_root(root) / source.folder
     if not folder.is_dir():
-        raise DataError(
+        raise SetMissing(
             f"The {source.name} set is not at '{folder}'",
             expected=f"{source.about} ({source.licence}; from {source.address})",
             do=f"export {ENVIRONMENT}=FOLDER, where FOLDER/{source.folder} holds the set",

@@ -1,0 +1,128 @@
+"""`fusiform evaluate`, `fusiform report`: a run's encoder measured beside the untrained one, and a page about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from fusiform.cli import parse, today
+from fusiform.errors import ConfigError
+from fusiform.protocols import KNN, FineTune, LinearProbe, Protocol
+
+if TYPE_CHECKING:
+    from fusiform.encoder import Encoder
+    from fusiform.suite import Measured
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """Measure an encoder on every face task there is data for. The untrained encoder of the same architecture is scored
+    beside it, on the same faces, so that the gain from training is visible; intervals come from resampling people."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A finished run, or an encoder's folder."""
+    rendered: Path | None = None
+    """Set of rendered faces with exact labels (fusiform render --preset tasks); its tasks are left out without it."""
+    photos: Path | None = None
+    """Folder of the labelled photo sets; without it the one that FUSIFORM_DATA names."""
+    tasks: tuple[str, ...] = ()
+    """Only these, such as alignment parsing verification; all by default."""
+    protocol: Literal["linear", "knn", "fine-tune"] = "linear"
+    """How far the encoder may move in the tasks that learn a head."""
+    linear: LinearProbe = field(default_factory=LinearProbe)
+    """Settings of --protocol linear."""
+    knn: KNN = field(default_factory=KNN)
+    """Settings of --protocol knn."""
+    fine_tune: FineTune = field(default_factory=FineTune)
+    """Settings of --protocol fine-tune."""
+    seed: int = 0
+    """Decides the untrained encoder's weights, and fine-tuning."""
+    out: Path | None = None
+    """Where the rows are added; RUN/results.jsonl by default."""
+
+    @property
+    def learned(self) -> Protocol:
+        choices: dict[str, Protocol] = {"linear": self.linear, "knn": self.knn, "fine-tune": self.fine_tune}
+        return choices[self.protocol]
+
+
+def evaluate(words: list[str]) -> int:
+    flags = parse(EvaluateFlags, words, "evaluate")
+    from fusiform.report import table_text
+    from fusiform.suite import cells
+
+    folder = encoder_folder(flags.run)
+    measured = measure_all(
+        folder,
+        cells(rendered=flags.rendered, root=flags.photos, learned=flags.learned, names=flags.tasks),
+        out=flags.out or flags.run / RESULTS,
+        seed=flags.seed,
+    )
+    sys.stdout.write(table_text([row for each in measured for row in each.rows]) + "\n")
+    return 0
+
+
+def measure_all(folder: Path, cells: Sequence[object], *, out: Path, seed: int = 0) -> list[Measured]:
+    """Score the encoder in `folder` and the untrained one on every cell; rows are added to `out` cell by cell."""
+    from fusiform.encoder import Encoder
+    from fusiform.progress import Progress
+    from fusiform.results import append_rows
+    from fusiform.suite import Cell, measure
+    from fusiform.world import tune_cpu
+
+    trained: Encoder = Encoder.load(folder)
+    tune_cpu(next(trained.vit.parameters()).device)
+    untrained = Encoder.untrained(trained.vit.config, trained.crop, seed=seed)
+    measured = []
+    with Progress(len(cells), "tasks", "evaluating") as bar:
+        for cell in cells:
+            assert isinstance(cell, Cell)
+            result = measure(cell, trained, untrained, date=today(), seed=seed, say=_say)
+            append_rows(out, result.rows)
+            measured.append(result)
+            bar.advance(1, last=cell.task.name)
+    return measured
+
+
+def encoder_folder(path: Path) -> Path:
+    """The encoder's folder, given itself or a run."""
+    for folder in (path / "encoder", path):
+        if (folder / "encoder.json").is_file():
+            return folder
+    raise ConfigError(
+        f"{path} has no encoder",
+        expected="a finished run or an encoder's folder",
+        do="fusiform pretrain ... finishes it",
+    )
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message + "\n")
+
+
+@dataclass(frozen=True)
+class ReportFlags:
+    """Write one self-contained HTML page about a run: curves, pictures, results with intervals, data, how to repeat."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    faces: Path | None = None
+    """The set it was trained on, for its card."""
+    out: Path | None = None
+    """The page; RUN/report.html by default."""
+
+
+def report(words: list[str]) -> int:
+    flags = parse(ReportFlags, words, "report")
+    from fusiform.report import report_command
+
+    page = report_command(flags.run, flags.out, date=today(), set_folder=flags.faces)
+    sys.stdout.write(f"{page}\n")
+    return 0

@@ -1,0 +1,106 @@
+"""Which tasks there are, as values: a cell is a task, a set and a protocol, and `measure` scores two encoders on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusiform.encoder import Encoder
+from fusiform.errors import ConfigError, SetMissing, did_you_mean
+from fusiform.evaluate import Evaluation, compare_to, evaluate
+from fusiform.protocols import Cosine, Protocol
+from fusiform.report.verdicts import absent
+from fusiform.results import ResultRow
+from fusiform.tasks.action_units import ActionUnits
+from fusiform.tasks.alignment import Alignment
+from fusiform.tasks.attributes import Attributes
+from fusiform.tasks.expression import Expression
+from fusiform.tasks.head_pose import HeadPose
+from fusiform.tasks.identification import Identification
+from fusiform.tasks.parsing import Parsing
+from fusiform.tasks.task import EmbeddingTask, SupervisedTask
+from fusiform.tasks.verification import Verification
+
+Task = SupervisedTask | EmbeddingTask
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: what is measured, and how far the encoder may move."""
+
+    task: Task
+    protocol: Protocol
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.name} on {self.task.dataset}, {self.protocol.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A cell with both encoders' results, or the row that says why there are none."""
+
+    cell: Cell
+    rows: tuple[ResultRow, ...]
+    trained: Evaluation | None = None
+    untrained: Evaluation | None = None
+
+
+def cells(
+    *,
+    rendered: Path | None,
+    root: Path | None = None,
+    learned: Protocol,
+    names: Sequence[str] = (),
+) -> list[Cell]:
+    """Every task with public labels at hand: on real photos first, then on a set of rendered faces.
+
+    Args:
+        rendered: set with exact labels; without one its tasks are left out.
+        root: folder of the photo sets; FUSIFORM_DATA by default.
+        learned: protocol of the tasks that fit a head; the others compare embeddings.
+        names: only these tasks. ConfigError for a name that is none.
+    """
+    tasks: list[Task] = [
+        Alignment(root=root),
+        Parsing(root=root),
+        Verification(root=root),
+        Identification(root=root),
+    ]
+    if rendered is not None:
+        tasks += [
+            Alignment(dataset="rendered", path=rendered),
+            Parsing(dataset="rendered", path=rendered),
+            HeadPose(path=rendered),
+            ActionUnits(path=rendered),
+            Expression(path=rendered),
+            Attributes(path=rendered),
+        ]
+    known = {task.name for task in tasks}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"There is no task '{name}' here", do=did_you_mean(name, known))
+    return [
+        Cell(task, learned if hasattr(task, "encode") else Cosine())
+        for task in tasks
+        if not names or task.name in names
+    ]
+
+
+def measure(
+    cell: Cell, trained: Encoder, untrained: Encoder, *, date: str, seed: int = 0, say: Callable[[str], None]
+) -> Measured:
+    """Score both encoders on one cell, on the same faces, and the difference in pairs.
+
+    A set that is not there gives a row that says what to type; every other error is raised.
+    """
+    try:
+        faces = cell.task.read(trained.vit.config.image_size)
+    except SetMissing as error:
+        say(f"{cell.name}: not available. {error}")
+        return Measured(cell, (absent(cell.task.name, cell.task.dataset, str(error), date),))
+    before = evaluate(untrained, cell.task, cell.protocol, date=date, seed=seed, faces=faces)
+    after = evaluate(trained, cell.task, cell.protocol, date=date, seed=seed, faces=faces)
+    differences = [compare_to(before, after, row.metric) for row in after.rows]
+    return Measured(cell, (*before.rows, *after.rows, *differences), after, before)

@@ -47,7 +47,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Camera:
-    fov: tuple[float, float] = (14.0, 42.0)
+    fov: tuple[float, float] = (12.0, 34.0)
     """Vertical field of view in degrees: small is a long lens far away."""
     face: tuple[float, float] = (0.45, 0.75)
     """Height from chin to hairline as a share of the image side."""
@@ -105,12 +105,12 @@ class Occluders:
 class Film:
     """What the camera does to the picture. Probabilities, then ranges."""
 
-    blur: float = 0.30
-    blur_radius: tuple[float, float] = (0.2, 1.2)
+    blur: float = 0.25
+    blur_radius: tuple[float, float] = (0.2, 0.9)
     """Standard deviation in pixels of a 112-pixel image."""
     motion: float = 0.06
-    noise: tuple[float, float] = (0.0, 0.028)
-    white_balance: float = 0.045
+    noise: tuple[float, float] = (0.0, 0.02)
+    white_balance: float = 0.035
     exposure: float = 0.22
     """Standard deviation in stops."""
     grey: float = 0.05

@@ -1,6 +1,6 @@
 """Faces that move: FACS action units to ARKit actions, eight expressions, gaze, and a documented valence and arousal.
 
-Intensities are 0 to 5 (FACS A to E; Ekman, Friesen & Hager 2002). An action unit at 5 is its ARKit action at weight 1.
+Intensities are 0 to 5 (FACS A to E; Ekman, Friesen & Hager 2002). An action unit at 5 is its ARKit action at `GAIN`, 1 if not named.
 """
 
 from __future__ import annotations
@@ -98,6 +98,10 @@ def nearest_class(share: dict[str, float]) -> str:
     return best
 
 
+GAIN = {"eyeWide": 0.6, "noseSneer": 0.8, "mouthFunnel": 0.8, "mouthPucker": 0.8, "jawOpen": 0.85, "mouthStretch": 0.8}
+"""ARKit weight of an action at full intensity where it is not 1: MakeHuman's targets overshoot what faces do."""
+
+
 def draw_expression(r: np.random.Generator, dials: ExpressionDials) -> Expressed:
     share: dict[str, float] = {}
     one_sided = 0
@@ -159,7 +163,7 @@ def _weights(share: dict[str, float], one_sided: int, tilt: float, gaze: tuple[f
         add(f"eyeLook{'Up' if pitch > 0 else 'Down'}{side}", abs(pitch) * (1 - closed))
         if closed and f"eyeSquint{side}" in w:
             w[f"eyeSquint{side}"] *= 1 - closed
-    return {action: min(amount, 1.05) for action, amount in w.items()}
+    return {a: min(amount, 1.05) * GAIN.get(a.removesuffix("Left").removesuffix("Right"), 1.0) for a, amount in w.items()}
 
 
 def eye_rotation(gaze: tuple[float, float]) -> F64:

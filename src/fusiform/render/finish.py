@@ -180,7 +180,7 @@ def _labels(
         "eye_color": person.eye_colour,
         "wrinkles": round(look.skin.wrinkles, 2),
         "freckles": look.skin.freckles > 0.35,
-        "bushy_brows": person.brow[0] > 0.42,
+        "bushy_brows": person.brow[0] > 0.50,
         "heavy": person.body.weight > 0.7,
     }
     occlusion = {

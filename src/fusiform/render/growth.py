@@ -97,7 +97,7 @@ def grow(
                 qx, qy, qz = centre[0] + ox / r * least, centre[1] + oy / r * least, centre[2] + oz / r * least
             if spare_face > 0.0 and qz > -7.0 and qy < 4.0 and abs(qx) < spare_face:
                 side = 1.0 if root[k, 0] >= 0.0 else -1.0
-                qx = side * spare_face
+                qx += side * 0.45 * (spare_face - side * qx)
             dx, dy, dz = qx - px, qy - py, qz - pz
             norm = math.sqrt(dx * dx + dy * dy + dz * dz) + 1e-6
             dx, dy, dz = dx / norm, dy / norm, dz / norm
@@ -141,7 +141,7 @@ def ribbons(path: F32, width: F32, centre: F32, scale: float) -> tuple[F32, F32,
                     (x - path[k, j - 1, 0]) ** 2 + (y - path[k, j - 1, 1]) ** 2 + (z - path[k, j - 1, 2]) ** 2
                 )
             t = j / (s - 1)
-            half = 0.5 * width[k] * (1.0 - 0.55 * t * t) / norm
+            half = 0.5 * width[k] * (1.0 - 0.85 * t * t * t) / norm
             for e in range(2):
                 sign = 1.0 if e == 1 else -1.0
                 i = (k * s + j) * 2 + e

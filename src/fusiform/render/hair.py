@@ -46,22 +46,22 @@ class Style:
 
 STYLES: dict[str, Style] = {
     "buzz": Style((0.25, 0.6), strands=0),
-    "short": Style((1.6, 3.2), sides=0.4, strands=620, steps=4, width=0.7, lift=0.55, gravity=0.12, wander=0.5),
-    "side-part": Style((4.0, 7.0), sides=0.35, strands=600, steps=5, lift=0.55, comb="part", gravity=0.14, wander=0.25),
-    "quiff": Style((3.5, 6.0), sides=0.3, strands=600, steps=5, lift=1.0, comb="back", gravity=0.05, wander=0.4),
-    "fringe": Style((6.0, 9.0), sides=0.7, strands=640, steps=6, comb="crown", gravity=0.2, fringe=6.5, spare_face=0.0),
-    "curly": Style((4.5, 8.0), sides=0.8, strands=620, steps=10, width=0.75, lift=0.9, gravity=0.10, wander=0.5, curl=0.55,
-                   curl_rate=0.35, cover=0.32),
-    "afro": Style((4.0, 8.5), strands=900, steps=7, width=1.1, lift=2.2, gravity=0.0, wander=0.7, curl=0.45, curl_rate=0.5,
-                  cover=0.36, comb="up"),
-    "bob": Style((13.0, 18.0), sides=0.72, strands=620, steps=8, width=1.0, lift=0.35, comb="part", gravity=0.35, wander=0.15),
-    "long": Style((26.0, 38.0), sides=0.85, strands=620, steps=10, width=1.15, lift=0.35, comb="part", gravity=0.4, wander=0.12),
-    "wavy": Style((20.0, 32.0), sides=0.85, strands=620, steps=13, width=1.0, lift=0.55, comb="part", gravity=0.3, wander=0.2,
-                  curl=0.6, curl_rate=0.16),
-    "ponytail": Style((14.0, 24.0), strands=620, steps=7, width=0.9, lift=0.12, comb="tie", gravity=0.0, wander=0.05,
+    "short": Style((1.6, 3.2), sides=0.4, strands=680, steps=4, width=0.7, lift=0.40, gravity=0.10, wander=0.22),
+    "side-part": Style((4.0, 7.0), sides=0.35, strands=640, steps=5, lift=0.45, comb="part", gravity=0.12, wander=0.12),
+    "quiff": Style((3.5, 6.0), sides=0.3, strands=640, steps=5, lift=0.9, comb="back", gravity=0.06, wander=0.2),
+    "fringe": Style((6.0, 9.0), sides=0.7, strands=700, steps=6, gravity=0.25, wander=0.10, fringe=5.2, spare_face=0.0),
+    "curly": Style((4.5, 8.0), sides=0.8, strands=700, steps=10, width=0.75, lift=0.8, gravity=0.12, wander=0.4, curl=0.5,
+                   curl_rate=0.3, cover=0.30),
+    "afro": Style((3.0, 7.5), strands=1000, steps=6, width=1.2, lift=2.2, gravity=0.0, wander=0.5, curl=0.4, curl_rate=0.4,
+                  cover=0.30, comb="up"),
+    "bob": Style((13.0, 18.0), sides=0.72, strands=680, steps=8, width=1.0, lift=0.25, comb="part", gravity=0.35, wander=0.08),
+    "long": Style((26.0, 38.0), sides=0.85, strands=680, steps=10, width=1.15, lift=0.25, comb="part", gravity=0.4, wander=0.07),
+    "wavy": Style((20.0, 32.0), sides=0.85, strands=680, steps=13, width=1.0, lift=0.4, comb="part", gravity=0.3, wander=0.12,
+                  curl=0.5, curl_rate=0.13),
+    "ponytail": Style((14.0, 24.0), strands=640, steps=7, width=0.9, lift=0.12, comb="tie", gravity=0.0, wander=0.05,
                       knot="tail"),
-    "bun": Style((3.0, 4.0), strands=620, steps=7, width=0.9, lift=0.12, comb="tie", gravity=0.0, wander=0.05, knot="bun"),
-    "locs": Style((10.0, 26.0), strands=220, steps=9, width=0.75, lift=0.7, gravity=0.3, wander=0.35, cover=0.1),
+    "bun": Style((3.0, 4.0), strands=640, steps=7, width=0.9, lift=0.12, comb="tie", gravity=0.0, wander=0.05, knot="bun"),
+    "locs": Style((10.0, 26.0), strands=300, steps=9, width=0.7, lift=0.5, gravity=0.3, wander=0.25, cover=0.05),
 }  # fmt: skip
 
 
@@ -80,7 +80,7 @@ class Growth:
 def hairline(angle: F64, recession: float) -> F64:
     """Height in centimetres of the hair's lower border at a chart angle."""
     a = np.abs(angle)
-    front = 7.4 + 1.1 * recession
+    front = 6.7 + 1.1 * recession
     return np.asarray(
         np.interp(
             a,
@@ -88,8 +88,8 @@ def hairline(angle: F64, recession: float) -> F64:
             [
                 front,
                 front + 1.6 * recession,
-                6.8 + 2.4 * recession,
-                4.8 + 1.2 * recession,
+                6.2 + 2.4 * recession,
+                4.6 + 1.2 * recession,
                 2.6,
                 0.6,
                 -0.6,
@@ -139,7 +139,8 @@ def _combed(style: Style, at: F32, part_x: float, tie: F64) -> F64:
     crown = np.array([0.8 * np.sign(part_x or 1), 12.0, -12.0])
     if style.comb == "part":
         side = np.where(at[:, 0] > part_x, 1.0, -1.0)
-        return np.stack([side, np.full(len(at), -0.25), np.full(len(at), -0.35)], 1)
+        front = smooth(-8.0, -2.0, at[:, 2].astype(np.float64))
+        return np.stack([side * (1 - 0.45 * front), -0.1 + 0.45 * front, -0.3 - 0.5 * front], 1)
     if style.comb == "forward":
         return np.tile([0.0, -0.2, 1.0], (len(at), 1))
     if style.comb == "back":
@@ -165,7 +166,7 @@ def grow_hair(
     p, n, canonical = roots(r, head, vertices, weight, style.strands)
     tie = np.array([0.0, r.uniform(2.0, 9.5), -19.0])
     tie[2] = -19.3 + 0.35 * max(0.0, tie[1] - 3.0)
-    flow = _combed(style, canonical, part_x, tie) + r.normal(0, 0.12, (style.strands, 3))
+    flow = _combed(style, canonical, part_x, tie) + r.normal(0, 0.07, (style.strands, 3))
     angle = np.arctan2(canonical[:, 0], canonical[:, 2] - AXIS_Z)
     size = (
         long

@@ -34,14 +34,14 @@ def direction(azimuth: float, elevation: float) -> tuple[float, float, float]:
 
 def tint(warmth: float) -> F64:
     """A light colour: + is warmer than white, - is colder."""
-    return np.array([1 + warmth, 1 + 0.25 * warmth, 1 - 1.1 * warmth])
+    return np.array([1 + 0.7 * warmth, 1 + 0.1 * warmth, 1 - 0.9 * warmth])
 
 
 def draw_light(r: np.random.Generator, dials: LightDials) -> Lighting:
     kind = str(r.choice(list(dials.kinds)))
     side = dials.side
     azimuth, elevation = float(r.uniform(*side)), float(r.uniform(-5, 60))
-    ambient, key, warmth = r.uniform(0.35, 0.6), r.uniform(0.6, 1.1), r.normal(0, 0.06)
+    ambient, key, warmth = r.uniform(0.28, 0.52), r.uniform(0.7, 1.2), r.normal(0, 0.06)
     up, across, fills = r.uniform(0.0, 0.4), r.normal(0, 0.15), int(r.integers(1, 3))
     shadow = float(r.uniform(*dials.contrast))
     if kind == "studio":

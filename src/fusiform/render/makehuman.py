@@ -42,8 +42,8 @@ AGES = ("young", "old")
 STEPS = ("min", "average", "max")
 
 SPREAD = {
-    "asym": 0.22, "cheek": 0.50, "chin": 0.50, "ears": 0.45, "eyebrows": 0.40, "eyes": 0.42,
-    "forehead": 0.50, "head": 0.28, "mouth": 0.45, "neck": 0.30, "nose": 0.50,
+    "asym": 0.16, "cheek": 0.36, "chin": 0.38, "ears": 0.36, "eyebrows": 0.32, "eyes": 0.33,
+    "forehead": 0.36, "head": 0.20, "mouth": 0.33, "neck": 0.25, "nose": 0.38,
 }  # fmt: skip
 """Standard deviation of a person's local features, by folder, in units of a full MakeHuman target."""
 LEFT_OUT = ("head-age", "head-trans", "neck-trans", "measure-", "mouth-trans-in", "mouth-trans-out", "nose-trans-in",

@@ -182,7 +182,7 @@ def cloth_colour(cloth: F32, row: int, x: float, y: float, z: float) -> tuple[fl
 @njit(cache=True)
 def hair_colour(h: HairPaint, across: float, along: float, tone: float) -> tuple[float, float, float]:
     f = 1.0 + h.contrast * (
-        0.35 * noise3(across * 2.1, along * 0.3, h.seed) + 0.30 * noise3(across * 7.0, along * 0.5, 5.2)
+        0.35 * noise3(across * 2.1, along * 0.3, h.seed) + 0.24 * noise3(across * 7.0, along * 0.5, 5.2)
     )
     f *= 0.82 + 0.30 * tone + 0.12 * noise3(across * 0.35, along * 0.12, h.seed + 4.0)
     tip = 1.0 + h.tip * tone
@@ -215,8 +215,8 @@ def eye_albedo(e: EyePaint, x: float, y: float, z: float) -> tuple[float, float,
     open_ = smoothstep(e.pupil - 0.04, e.pupil + 0.05, r)
     vein = e.vein * max(0.0, noise3(turn * 8.0, r * 1.3, e.seed + 7.0)) * smoothstep(1.3, 2.4, r)
     return (
-        (e.red * f * open_ + 0.004) * inside + (0.66 - 0.06 * vein) * (1.0 - inside),
-        (e.green * f * open_ + 0.004) * inside + (0.61 - 0.22 * vein) * (1.0 - inside),
-        (e.blue * f * open_ + 0.004) * inside + (0.58 - 0.22 * vein) * (1.0 - inside),
-        0.35 + 0.5 * inside,
+        (e.red * f * open_ + 0.004) * inside + (0.50 - 0.05 * vein) * (1.0 - inside),
+        (e.green * f * open_ + 0.004) * inside + (0.46 - 0.18 * vein) * (1.0 - inside),
+        (e.blue * f * open_ + 0.004) * inside + (0.43 - 0.18 * vein) * (1.0 - inside),
+        0.06 + 0.12 * inside,
     )

@@ -94,9 +94,9 @@ def person_of(seed: int, number: int, people: People, local_size: int) -> Person
     ancestry = r.dirichlet(leaning * 1.4)
     low, high = people.age
     years = float(np.clip(low + (high - low) * r.beta(1.15, 2.0), low, high))
-    weight = float(np.clip(r.normal(0.50, 0.22), 0, 1))
+    weight = float(np.clip(r.normal(0.50, 0.17), 0.05, 0.92))
     body = Body(
-        masculine, years, weight, float(np.clip(r.normal(0.45 + 0.1 * masculine, 0.18), 0, 1)),
+        masculine, years, weight, float(np.clip(r.normal(0.45 + 0.1 * masculine, 0.14), 0, 1)),
         (float(ancestry[0]), float(ancestry[1]), float(1 - ancestry[0] - ancestry[1])),
     )  # fmt: skip
     local = np.clip(r.standard_normal(local_size), -2.4, 2.4) * people.shape_spread
@@ -106,7 +106,8 @@ def person_of(seed: int, number: int, people: People, local_size: int) -> Person
     warm = r.normal(0, 0.022)
     srgb = srgb * (1 + r.normal(0, 0.025)) * np.array([1 + 0.4 * warm, 1 - 0.2 * warm, 1 - 1.6 * warm])
     skin = linear(np.clip(srgb, 10, 252))
-    lip = skin * np.array([r.uniform(0.80, 0.98), r.uniform(0.50, 0.66), r.uniform(0.50, 0.68)])
+    skin = skin + 0.16 * (skin.mean() - skin)
+    lip = skin * np.array([r.uniform(0.80, 0.98), r.uniform(0.56, 0.72), r.uniform(0.56, 0.74)])
 
     eye_names = list(EYE_RGB)
     light_eyes = np.array([0.08, 0.22, 0.16, 0.14, 0.10, 0.22, 0.08])
@@ -131,7 +132,7 @@ def person_of(seed: int, number: int, people: People, local_size: int) -> Person
     if masculine > 0.6 and r.random() < people.beards:
         beard = str(r.choice(["stubble", "full", "moustache", "goatee"], p=[0.4, 0.32, 0.12, 0.16]))
     brow = (
-        float(np.clip(r.normal(0.30 + 0.12 * masculine, 0.07), 0.16, 0.55)), float(np.clip(r.normal(0.72, 0.16), 0.3, 0.95)),
+        float(np.clip(r.normal(0.38 + 0.12 * masculine, 0.08), 0.22, 0.65)), float(np.clip(r.normal(0.88, 0.14), 0.5, 1.1)),
         float(r.normal(0, 0.22)), float(np.clip(r.normal(0.30 * (1 - masculine), 0.25), -0.3, 0.8)), float(r.uniform(0.86, 1.06)),
     )  # fmt: skip
     return Person(

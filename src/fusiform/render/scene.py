@@ -125,10 +125,10 @@ def _add_head(assembly: Assembly, head: Head, vertices: F32, view: View, turn: F
     if len(lashes):
         ids, local = np.unique(head.triangles[lashes], return_inverse=True)
         at = head.vertices[ids]
-        strand = np.stack([at[:, 0] * 7 + at[:, 1] * 2, at[:, 2], head.lash[ids]], 1).astype(np.float32)
+        strand = np.stack([at[:, 0] * 24 + at[:, 1] * 3, at[:, 2], head.lash[ids]], 1).astype(np.float32)
         assembly.add(
             Piece(position[ids], attributes[ids], local.reshape(-1, 3).astype(np.int32), material[lashes], label[lashes],
-                  strand=strand, cover=0.33, casts=False)
+                  strand=strand, cover=0.52, casts=False)
         )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def _add_eyes(assembly: Assembly, head: Head, neutral: F32, expressed: Expressed
     directions, triangles = _eye_mesh()
     turned = directions @ eye_rotation(expressed.gaze).T
     centres, radii = head.eyeballs(neutral)
-    shade_of_lid = 0.35 + 0.5 * smooth(0.5, -0.15, turned[:, 1]) * smooth(-0.9, -0.2, turned[:, 1])
+    shade_of_lid = 0.35 + 0.45 * smooth(0.5, -0.15, turned[:, 1]) * smooth(-0.9, -0.2, turned[:, 1])
     zeros = np.zeros(len(directions))
     for centre, radius, label in zip(centres, radii, (LEFT_EYE, RIGHT_EYE), strict=True):
         points = (centre + radius * turned).astype(np.float32)
@@ -195,9 +195,13 @@ def _add_hair(
                 9.0,
             )
         return
-    under = 0.5 if look.style in ("afro", "curly") else 0.25
+    style, length = look.style, look.hair_length
+    if look.hat != "none":
+        weight = (weight * smooth(6.5, 4.5, head.vertices[:, 1].astype(np.float64))).astype(np.float32)
+        style, length = ("short", 0.3) if style in ("afro", "quiff", "curly", "side-part", "fringe", "bun") else (style, length)
+    under = 0.5 if style in ("afro", "curly") else 0.25
     _add_strands(assembly, shell(head, neutral, weight, under, 0.12), view, HAIR, HAIR_CLASS, 3.0)
-    for growth in grow_hair(r, head, neutral, look.style, weight, look.hair_length, look.part_x, person.texture_seed):
+    for growth in grow_hair(r, head, neutral, style, weight, length, look.part_x, person.texture_seed):
         _add_strands(assembly, growth, view, HAIR, HAIR_CLASS)
 
 

@@ -113,7 +113,7 @@ def shade(
             tx, ty, tz = nx, ny, nz
             if kind == SKIN:
                 r, g, bl, shine, gloss, relief, painted = skin_sample(cx, cy, cz, lip, scalp, skin, masks, jaw, brow)
-                wrap_r, wrap_g, wrap_b = 0.30, 0.12, 0.06
+                wrap_r, wrap_g, wrap_b = 0.20, 0.11, 0.08
                 if painted == CLOTHES:
                     r, g, bl = cloth_colour(cloth, 0, cx, cy, cz)
                     shine, gloss = cloth[0, 8], cloth[0, 9]

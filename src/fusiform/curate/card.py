@@ -25,7 +25,7 @@ from fusiform import __version__
 from fusiform.curate.histogram import histogram
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.photo import thumbnail
-from fusiform.curate.pool import Died, Workers
+from fusiform.curate.pool import Died, Workers, nothing
 from fusiform.curate.reasons import FACE_REASONS, FILE_REASONS, Meaning
 from fusiform.curate.scan import SourceFile
 from fusiform.durable import replace_file
@@ -278,22 +278,14 @@ def _refused_sheets(
         chosen += [(reason, at_hand[name]) for name in names[:EXAMPLES]]
     if not chosen:
         return {}
-    work = partial(_thumbnail, options.max_pixels)
-    with Workers[SourceFile, bytes | None](_nothing, work, count=min(options.processes, len(chosen))) as workers:
+    work = partial(thumbnail, THUMBNAIL, options.max_pixels)
+    with Workers[SourceFile, bytes | None](nothing, work, count=min(options.processes, len(chosen))) as workers:
         answers = list(workers.map(file for _, file in chosen))
     pictures: dict[str, list[NDArray[np.uint8]]] = {}
     for (reason, _), answer in zip(chosen, answers, strict=True):
         if answer is not None and not isinstance(answer, Died):
             pictures.setdefault(reason, []).append(_pixels(answer))
     return {reason: {"count": len(p), "jpeg": _sheet(np.stack(p))} for reason, p in pictures.items()}
-
-
-def _nothing() -> None:
-    """Thumbnails need no models."""
-
-
-def _thumbnail(max_pixels: int, _: None, file: SourceFile) -> bytes | None:
-    return thumbnail(file, THUMBNAIL, max_pixels)
 
 
 def _pixels(jpeg: bytes) -> NDArray[np.uint8]:

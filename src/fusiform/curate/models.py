@@ -114,6 +114,14 @@ def choose(*, offline: bool = False) -> OnnxModels:
     )
 
 
+def load_in_worker(models: FaceModels, min_score: float | None) -> FaceFinder:
+    """`models.load` in a process of a pool, which is all the parallelism that is wanted."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return models.load(min_score)
+
+
 def described(models: FaceModels) -> dict[str, Any]:
     """A choice of models as the set's record holds it."""
     return {

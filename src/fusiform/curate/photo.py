@@ -78,8 +78,8 @@ class FaceFinder(Protocol):
         ...
 
 
-def look(finder: FaceFinder, file: SourceFile, options: CurateOptions) -> Photo:
-    """Decide about one file and cut its faces out.
+def look(options: CurateOptions, finder: FaceFinder, file: SourceFile) -> Photo:
+    """Decide about one file and cut its faces out. The options come first so that a worker pool can bind them.
 
     Nothing that a file contains makes this raise: what decoders and models throw becomes a reason.
     """
@@ -108,7 +108,7 @@ def look(finder: FaceFinder, file: SourceFile, options: CurateOptions) -> Photo:
         return photo.refuse("unexpected-error", f"{type(error).__name__}: {error}"[:300])
 
 
-class FileRefused(DataError):  # noqa: N818 - named for what happened, like `ImageRefused`
+class FileRefused(DataError):
     """The file was not read to its end; `reason` is of `fusiform.curate.reasons`."""
 
     def __init__(self, reason: str, what: str) -> None:
@@ -216,8 +216,8 @@ def _rounded(points: NDArray[np.float64]) -> Any:
     return np.round(points, 2).tolist()
 
 
-def thumbnail(file: SourceFile, side: int = 88, max_pixels: int = 64_000_000) -> bytes | None:
-    """A small square version of a picture for the data card; None where it cannot be decoded any more."""
+def thumbnail(side: int, max_pixels: int, loaded: None, file: SourceFile) -> bytes | None:
+    """A small square JPEG of a picture for the data card; None where it cannot be decoded any more."""
     import cv2
     import simplejpeg
 

@@ -26,7 +26,7 @@ from fusiform.curate import write
 from fusiform.curate.card import write_card
 from fusiform.curate.models import FaceModels
 from fusiform.curate.options import CurateOptions, require_same
-from fusiform.curate.photo import FaceFinder, Photo, look
+from fusiform.curate.photo import Photo, look
 from fusiform.curate.pool import Died, Workers
 from fusiform.curate.scan import SourceFile, label_sources, printable, scan
 from fusiform.durable import FolderLock, writing
@@ -123,15 +123,16 @@ def _curate(
         raise DataError(f"{len(unaccounted)} files have no row in the ledger, among them '{unaccounted[0]}'")
     if plan.todo or known.stale or known.gaps or not (out / SET_FILE).exists():
         (out / SET_FILE).unlink(missing_ok=True)  # while shards are rewritten, nobody should open the old index
-        write.retire_stale(out, known)
-        faces = finish_set(
-            out,
-            name=out.resolve().name,
-            crop=crop_of(options, chosen),
-            made_by=f"fusiform {__version__} curate",
-            created=record["created"],
-            chunks=known.chunks,
-        )
+        with writing(out / SET_FILE, 300 * len(known.fates)):
+            write.retire_stale(out, known)
+            faces = finish_set(
+                out,
+                name=out.resolve().name,
+                crop=crop_of(options, chosen),
+                made_by=f"fusiform {__version__} curate",
+                created=record["created"],
+                chunks=known.chunks,
+            )
     else:
         faces = FaceSet.open(out)
     write_card(faces, options, record, today=today, vanished=plan.vanished, at_hand={f.name: f for f in files})
@@ -179,9 +180,9 @@ def _looked_at(todo: Sequence[SourceFile], options: CurateOptions, models: FaceM
     if models is None or not readable:
         yield from (Photo(file).refuse(file.refused, file.detail) for file in todo)
         return
-    load = partial(_load, models, options.min_score)
+    load = partial(face_models.load_in_worker, models, options.min_score)
     count = min(options.processes, len(readable))
-    with Workers[SourceFile, Photo](load, partial(_look, options), count=count) as workers:
+    with Workers[SourceFile, Photo](load, partial(look, options), count=count) as workers:
         answers = workers.map(readable)
         for file in todo:
             if file.refused:
@@ -189,17 +190,6 @@ def _looked_at(todo: Sequence[SourceFile], options: CurateOptions, models: FaceM
                 continue
             answer = next(answers)
             yield Photo(file).refuse(answer.why, answer.detail) if isinstance(answer, Died) else answer
-
-
-def _load(models: FaceModels, min_score: float | None) -> FaceFinder:
-    import cv2
-
-    cv2.setNumThreads(1)  # the pool is the parallelism
-    return models.load(min_score)
-
-
-def _look(options: CurateOptions, finder: FaceFinder, file: SourceFile) -> Photo:
-    return look(finder, file, options)
 
 
 def _same_fate(known: write.Known, photo: Photo) -> bool:

@@ -213,6 +213,10 @@ class Workers(Generic[Item, Answer]):
         self._workers.append(_Worker(process, ours, time.monotonic()))
 
 
+def nothing() -> None:
+    """`load` for work that needs nothing loaded."""
+
+
 def _ending(code: int) -> str:
     if code < 0:
         with suppress(ValueError):

@@ -22,7 +22,7 @@ from fusiform.curate.options import CurateOptions
 from fusiform.curate.photo import Photo
 from fusiform.curate.reasons import RETRIED
 from fusiform.curate.scan import SourceFile
-from fusiform.durable import replace_file
+from fusiform.durable import replace_file, writing
 from fusiform.errors import DataError
 from fusiform.faces.faceset import COMMITS, INDEX_SCHEMA, SHARDS, shard_name
 from fusiform.faces.shards import StoredFace, commit_chunk, committed_chunks
@@ -244,7 +244,8 @@ def commit(folder: Path, chunk: int, photos: Sequence[Photo], options: CurateOpt
             rows.append(
                 LedgerRow(outcome=other.reason, face=other.number, score=other.score, detail=other.detail, **about)
             )
-    commit_chunk(folder, chunk, faces, rows)
+    with writing(folder / SHARDS / shard_name(chunk), sum(len(face.jpeg) for face in faces)):
+        commit_chunk(folder, chunk, faces, rows)
     return len(faces)
 
 

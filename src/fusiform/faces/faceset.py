@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import tarfile
 import threading
 import zlib
 from collections import OrderedDict
@@ -64,11 +65,24 @@ INDEX_SCHEMA = pa.schema(
 )
 """`sha256` is of the JPEG. `labels_*` is the parsing map KEY.labels.png and `json_*` is KEY.json; -1 where absent."""
 
+_PARTS = (("", "jpg"), ("labels_", "labels.png"), ("json_", "json"))
+"""Prefix of a member's index columns, and suffix of its name."""
+
 Rows = NDArray[np.int64]
+
+
+TAR_BLOCK = 512
 
 
 def shard_name(shard: int) -> str:
     return f"faces-{shard:05d}.tar"
+
+
+def tar_header(member: str, size: int) -> bytes:
+    """The block that stands before a member's bytes: ustar, without a time or an owner."""
+    info = tarfile.TarInfo(member)
+    info.size, info.mtime, info.mode = size, 0, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +139,21 @@ class FaceSet:
         self._shards = _OpenShards(folder / SHARDS)
 
     @classmethod
-    def open(cls, path: Path | str) -> FaceSet:
+    def open(cls, path: Path | str, *, expect: str | None = None) -> FaceSet:
         """The set in that folder.
+
+        Args:
+            path: of the folder.
+            expect: the `digest` it must have, from one who opened it before; the index is then not hashed again.
 
         Raises:
             DataError: no such folder, not a set, not finished, of another version, or its index is damaged.
         """
         folder = Path(path)
         info = _read_info(folder)
-        index = _read_index(folder, info)
+        if expect is not None and info["files"][INDEX_FILE]["sha256"] != expect:
+            raise DataError(f"The set '{folder}' was rewritten while it was in use", do="start again")
+        index = _read_index(folder, info, hashed=expect is None)
         if index.num_rows != info["faces"]:
             raise DataError(
                 f"The index of '{folder}' has {index.num_rows} rows for {info['faces']} faces", do=RUN_AGAIN
@@ -141,7 +161,7 @@ class FaceSet:
         return cls(folder, info, index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self.folder.resolve()), self.digest)
+        return _reopen, (str(self.folder.resolve()), self.digest)  # a path and what must be there
 
     def __len__(self) -> int:
         return int(self.index.num_rows)
@@ -230,7 +250,7 @@ class FaceSet:
             return np.array(picture, np.uint8)
 
     def verify(self, rows: Rows | None = None) -> list[Problem]:
-        """Read every byte again and compare with what was written: sha256 of JPEGs, crc32 of labels.
+        """Read every byte again and compare with what was written: sha256 of JPEGs, crc32 of labels, tar headers.
 
         Args:
             rows: only these faces, and not the files about them; None: everything.
@@ -247,6 +267,7 @@ class FaceSet:
                 self._decode(jpeg, int(row))
                 self.labels(int(row))
                 self.parsing(int(row))
+                self._check_headers(int(row))
             except FusiformError as error:
                 where = shard_name(int(self._columns["shard"][row]))
                 problems.append(Problem(where, self.key(int(row)), error.what))
@@ -261,6 +282,15 @@ class FaceSet:
             elif file_sha256(path) != recorded["sha256"]:
                 problems.append(Problem(name, "", "the file's sha256 is not the one in set.json"))
         return problems
+
+    def _check_headers(self, row: int) -> None:
+        """We read without tar headers; other readers need them."""
+        for part, suffix in _PARTS:
+            offset, length = (int(self._columns[f"{part}{what}"][row]) for what in ("offset", "length"))
+            if offset >= 0:
+                want = tar_header(f"{self.key(row)}.{suffix}", length)
+                if self._shards.read(int(self._columns["shard"][row]), offset - TAR_BLOCK, TAR_BLOCK) != want:
+                    raise self._damaged(row, f"the tar header of its {suffix} has changed since it was written")
 
     def _checked(self, row: int) -> int:
         if not 0 <= row < len(self):
@@ -305,10 +335,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _reopen(path: str, digest: str) -> FaceSet:
-    faces = FaceSet.open(path)
-    if faces.digest != digest:
-        raise DataError(f"The set '{path}' was rewritten while it was in use", do="start again")
-    return faces
+    return FaceSet.open(path, expect=digest)
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -344,18 +371,23 @@ def _read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def _read_index(folder: Path, info: dict[str, Any]) -> pa.Table:
-    """The mapped copy where it is whole, else the Parquet file."""
-    mapped, recorded = folder / MAPPED_FILE, info["files"].get(MAPPED_FILE, {})
+def _read_index(folder: Path, info: dict[str, Any], *, hashed: bool) -> pa.Table:
+    """The mapped copy where there is one, else the Parquet file. Both are compared with their sha256 if `hashed`:
+    neither format sees a flipped bit by itself."""
+    name = MAPPED_FILE if (folder / MAPPED_FILE).is_file() else INDEX_FILE
+    file, recorded = folder / name, info["files"].get(name, {})
     try:
-        if mapped.is_file() and mapped.stat().st_size == recorded.get("bytes"):
-            table = pa.ipc.open_file(pa.memory_map(str(mapped))).read_all()
-        else:
-            table = pq.read_table(folder / INDEX_FILE, page_checksum_verification=True).cast(INDEX_SCHEMA)
+        if file.stat().st_size != recorded.get("bytes") or (hashed and file_sha256(file) != recorded.get("sha256")):
+            raise DataError(f"The index '{file}' is damaged", expected="the bytes that set.json tells of", do=RUN_AGAIN)
+        table = (
+            pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            if name == MAPPED_FILE
+            else pq.read_table(file).cast(INDEX_SCHEMA)
+        )
     except FileNotFoundError:
         raise DataError(f"The set '{folder}' has lost its index ({INDEX_FILE})", do=RUN_AGAIN) from None
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"The index of '{folder}' is damaged ({error})", do=RUN_AGAIN) from error
+        raise DataError(f"The index '{file}' cannot be read ({error})", do=RUN_AGAIN) from error
     if table.schema.names != INDEX_SCHEMA.names:
-        raise DataError(f"The index of '{folder}' has other columns", expected=", ".join(INDEX_SCHEMA.names))
+        raise DataError(f"The index '{file}' has other columns", expected=", ".join(INDEX_SCHEMA.names))
     return table

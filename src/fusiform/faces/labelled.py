@@ -3,8 +3,8 @@
 `labels` is a mapping as KEY.json of a set holds it. Known names:
 
     landmarks      68 x [x, y, visible], ibug-68; x and y in pixels, pixel centres at .5; visible 1 or 0
-    pose           [yaw, pitch, roll] in degrees, yaw + = the subject's left, pitch + = up, roll + = clockwise for the
-                   viewer. In a crop it is the pose seen in the crop, whose roll the alignment has taken away
+    pose           {"yaw", "pitch", "roll"} in degrees, yaw + = the subject's left, pitch + = up, roll + = clockwise for
+                   the viewer. In a crop it is the pose seen there, most of whose roll the alignment has taken away
     photo_pose     the pose seen in the picture before cropping
     au             action unit -> intensity 0 to 5; absent is 0
     expression     one of the renderer's names
@@ -26,6 +26,8 @@ from fusiform.faces.align import Image, Placement, Template, crop, place, templa
 from fusiform.faces.parsing_map import Map, crop_map
 from fusiform.faces.schemes import to_five
 from fusiform.metrics import euler_degrees, rotation_matrices
+
+ANGLES = ("yaw", "pitch", "roll")
 
 
 def align_labelled(
@@ -56,18 +58,18 @@ def align_labelled(
         for (x, y), v in zip(placement.to_crop(points[:, :2]), points[:, 2], strict=True)
     ]
     if "pose" in labels:
-        moved["photo_pose"] = list(labels["pose"])
+        moved["photo_pose"] = dict(labels["pose"])
         moved["pose"] = turned_pose(labels["pose"], placement)
     return crop(image, placement), None if parsing is None else crop_map(parsing, placement), moved
 
 
-def turned_pose(pose: Any, placement: Placement) -> list[float]:
-    """Yaw, pitch, roll in degrees as seen in the crop: the crop's rotation in the image plane comes on top.
+def turned_pose(pose: Mapping[str, float], placement: Placement) -> dict[str, float]:
+    """Yaw, pitch and roll in degrees as seen in the crop: the crop's rotation in the image plane comes on top.
 
     Exact for a camera far away; perspective of a face off the optical axis is left out.
     """
     (a, _, _), (c, _, _) = placement.matrix
     clockwise = math.degrees(math.atan2(c, a))  # y points down, so this is clockwise for the viewer
     plane = rotation_matrices(np.array([[0.0, 0.0, clockwise]]))
-    seen = plane @ rotation_matrices(np.asarray(pose, np.float64)[None])
-    return [round(float(v), 3) for v in euler_degrees(seen)[0]]
+    seen = plane @ rotation_matrices(np.array([[pose[angle] for angle in ANGLES]], np.float64))
+    return {angle: round(float(v), 3) for angle, v in zip(ANGLES, euler_degrees(seen)[0], strict=True)}

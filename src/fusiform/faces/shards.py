@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -39,19 +38,20 @@ from fusiform.faces.faceset import (
     RUN_AGAIN,
     SET_FILE,
     SHARDS,
+    TAR_BLOCK,
     VERSION,
     FaceSet,
     Problem,
     file_sha256,
     shard_name,
+    tar_header,
 )
 from fusiform.ledger import LEDGER_FILE, LedgerRow
 from fusiform.measurement import Crop
 
 __all__ = ["FaceSet", "Problem", "StoredFace", "commit_chunk", "committed_chunks", "finish_set"]
 
-_BLOCK = 512
-_TAR_RECORD = 20 * _BLOCK
+_TAR_RECORD = 20 * TAR_BLOCK
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """No dot: WebDataset readers split a member's name at its first dot."""
 
@@ -103,7 +103,7 @@ def commit_chunk(folder: Path, chunk: int, faces: Iterable[StoredFace], ledger_r
             labels.update([*face.labels, *(["parsing"] if face.parsing_png is not None else [])])
             _add_face(file, chunk, face, rows)
         size = file.tell()
-        file.write(b"\0" * (2 * _BLOCK + -(size + 2 * _BLOCK) % _TAR_RECORD))
+        file.write(b"\0" * (2 * TAR_BLOCK + -(size + 2 * TAR_BLOCK) % _TAR_RECORD))
         size = file.tell() if rows["key"] else 0
         file.flush()
         os.fsync(file.fileno())
@@ -120,7 +120,7 @@ def commit_chunk(folder: Path, chunk: int, faces: Iterable[StoredFace], ledger_r
         aside.unlink()
         shard.unlink(missing_ok=True)
     _write_table(ledger.to_table(ledger_rows), seen)
-    notes = {"shard_bytes": size, "ledger_bytes": seen.stat().st_size, "sides": dict(sides), "labels": dict(labels)}
+    notes = {"shard_bytes": size, "ledger_sha256": file_sha256(seen), "sides": dict(sides), "labels": dict(labels)}
     table = pa.Table.from_pydict(rows, schema=INDEX_SCHEMA)
     _write_table(table.replace_schema_metadata({"fusiform.commit": json.dumps(notes, sort_keys=True)}), commit)
 
@@ -128,7 +128,8 @@ def commit_chunk(folder: Path, chunk: int, faces: Iterable[StoredFace], ledger_r
 def committed_chunks(folder: Path) -> dict[int, Path]:
     """Chunk number -> commit file, for every chunk that need not be done again.
 
-    A commit whose shard or ledger rows are missing or of another length is left out, as if it had never been made.
+    A commit that is damaged, or whose shard is missing or of another length, is left out, as if it had never been made.
+    (Damage inside a shard is `FaceSet.verify`'s to find.)
     """
     folder = Path(folder)
     whole = {}
@@ -138,8 +139,8 @@ def committed_chunks(folder: Path) -> dict[int, Path]:
         chunk = int(commit.stem)
         shard, _, seen = _paths(folder, chunk)
         try:
-            notes = _notes(commit)
-            lost = seen.stat().st_size != notes["ledger_bytes"]
+            notes = _notes(pq.read_table(commit, page_checksum_verification=True))
+            lost = file_sha256(seen) != notes["ledger_sha256"]
             if notes["shard_bytes"]:
                 lost |= shard.stat().st_size != notes["shard_bytes"]
         except (OSError, pa.ArrowException, KeyError, ValueError):
@@ -180,12 +181,13 @@ def finish_set(
             expected=f"{expected}",
             do="choose another folder, or delete this one",
         )
-    notes = [_notes(whole[c]) for c in order]
+    commits = [pq.read_table(whole[c]) for c in order]
+    notes = [_notes(commit) for commit in commits]
     for chunk, note in zip(order, notes, strict=True):
         wrong = [side for side in note["sides"] if int(side) != crop.size]
         if wrong:
             raise DataError(f"Chunk {chunk} of '{folder}' has crops of {wrong[0]} pixels", expected=f"{crop.size}")
-    index = _joined([pq.read_table(whole[c]).cast(INDEX_SCHEMA) for c in order], INDEX_SCHEMA)
+    index = _joined(commits, INDEX_SCHEMA)
     repeated = pc.value_counts(index["key"]).flatten() if index.num_rows else [pa.array([]), pa.array([])]
     if len(repeated[0]) != index.num_rows:
         twice = repeated[0].filter(pc.greater(repeated[1], 1))
@@ -212,7 +214,7 @@ def finish_set(
         "created": created,
         "crop": crop.to_dict(),
         "faces": index.num_rows,
-        "images": len(pc.unique(seen["path"])) if seen.num_rows else 0,
+        "images": seen.group_by(["source", "path"]).aggregate([]).num_rows,
         "people": len(set(pc.unique(index["person"]).to_pylist()) - {"", None}) if index.num_rows else 0,
         "splits": _counts(index["split"]),
         "licences": _counts(index["licence"], empty="unknown"),
@@ -282,12 +284,9 @@ def _add_face(file: IO[bytes], chunk: int, face: StoredFace, rows: dict[str, lis
 
 def _add_member(file: IO[bytes], name: str, data: bytes) -> int:
     """Append a member to a tar file and return where its bytes begin."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mtime, member.mode = len(data), 0, 0o644
-    file.write(member.tobuf(tarfile.USTAR_FORMAT))
+    file.write(tar_header(name, len(data)))
     offset = file.tell()
-    file.write(data)
-    file.write(b"\0" * (-len(data) % _BLOCK))
+    file.write(data + b"\0" * (-len(data) % TAR_BLOCK))
     return offset
 
 
@@ -297,16 +296,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-def _notes(commit: Path) -> dict[str, Any]:
-    metadata = pq.read_schema(commit).metadata or {}
-    notes = json.loads(metadata[b"fusiform.commit"])
+def _notes(commit: pa.Table) -> dict[str, Any]:
+    """What a commit says about its chunk besides the index rows."""
+    notes = json.loads((commit.schema.metadata or {})[b"fusiform.commit"])
     assert isinstance(notes, dict)
     return notes
 
 
 def _joined(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
-    table = pa.concat_tables([t.replace_schema_metadata(None) for t in tables] or [schema.empty_table()])
-    return table.cast(schema).unify_dictionaries().combine_chunks()
+    table = pa.concat_tables([t.replace_schema_metadata(None).cast(schema) for t in tables] or [schema.empty_table()])
+    return table.unify_dictionaries().combine_chunks()
 
 
 def _counts(column: Any, empty: str = "") -> dict[str, int]:

@@ -177,7 +177,7 @@ class Recipe:
     @property
     def identity(self) -> str:
         """Twelve hex digits over everything that may change the result."""
-        values = to_json(self)
+        values = to_json(from_json(self, to_json(self)))  # 10 and 10.0 epochs are one run
         for group in ("loop", "about", "name"):
             values.pop(group)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

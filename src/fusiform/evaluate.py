@@ -7,7 +7,7 @@ Nothing here knows a particular task or encoder, so tasks x protocols x encoders
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import intervals, metrics
-from fusiform.embedding import FeatureCache, embed
+from fusiform.embedding import FeatureCache, embed, feature_key
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, DataError
+from fusiform.heads import neighbours, probe, split_folds
 from fusiform.intervals import Resamples
 from fusiform.measurement import Measurement, require_same_crop, split_sha256
-from fusiform.probing import Ridge, nearest_mean
 from fusiform.protocols import KNN, Cosine, FineTune, LinearProbe, Protocol, settings
 from fusiform.results import ResultRow
-from fusiform.tasks.splits import Round, rounds
-from fusiform.tasks.task import Array, Classified, EmbeddingTask, Labelled, SupervisedTask, Tallied
+from fusiform.tasks.task import Array, EmbeddingTask, Labelled, SupervisedTask, Tallied
 
 SHARED_CACHE = FeatureCache()
 """Features that the tasks of one process share unless they are given another cache."""
@@ -53,17 +52,6 @@ class Evaluation:
         raise ConfigError(
             f"No metric '{metric}' in {self.rows[0].task}", expected=", ".join(r.metric for r in self.rows)
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Fold:
-    """One round of fitting and testing: rows of the labelled faces."""
-
-    fit: NDArray[np.int64]
-    choose: NDArray[np.int64]
-    refit: NDArray[np.int64]
-    """Trained on again with the chosen setting: the whole training side."""
-    test: NDArray[np.int64]
 
 
 def evaluate(
@@ -106,7 +94,7 @@ def evaluate(
     if learns(task):
         if isinstance(protocol, Cosine):
             raise ConfigError(f"{task.name} learns a head, which cosine similarity cannot", do="use --protocol linear")
-        folds = _folds(faces)
+        folds, grid = split_folds(faces), encoder.vit.config.grid
         if isinstance(protocol, FineTune):
             from fusiform.finetuning import fine_tune
 
@@ -115,13 +103,17 @@ def evaluate(
                 for fold in folds
             ]
         elif isinstance(protocol, KNN):
-            outputs = _neighbours(task, protocol, faces, folds, features(protocol.features, protocol.layer), encoder)
+            seen = features(protocol.features, protocol.layer)
+            outputs = neighbours(task, protocol, faces, folds, seen, grid)
         else:
             form = protocol.features or task.features
             _require_form(task, form)
-            outputs = _probe(task, protocol, faces, folds, features(form, protocol.layer), encoder, notes)
+            key = feature_key(encoder, faces.images, form, protocol.layer)
+            seen = features(form, protocol.layer)
+            probed = probe(task, protocol, faces, folds, seen, grid, cache=held, key=key)
+            outputs = probed.outputs
+            notes = _strength_notes(protocol, probed.strengths)
         tested = np.concatenate([fold.test for fold in folds])
-        grid = encoder.vit.config.grid
         parts = [task.decode(out, faces.rows(f.test), grid) for out, f in zip(outputs, folds, strict=True)]
         order = np.argsort(tested, kind="stable")
         prediction, scored = np.concatenate(parts)[order], faces.rows(tested[order])
@@ -180,126 +172,17 @@ def compare_to(reference: Evaluation, other: Evaluation, metric: str | None = No
     )
 
 
-def _folds(faces: Labelled) -> list[Fold]:
-    """The rounds of a set, each with rows to fit on and rows to choose a setting on.
-
-    With a "val" split the head is fitted on "train" and chosen on "val". Without one (folds), every fifth person of the
-    training side is held out for choosing, and the head is then fitted again on the whole side.
-    """
-    found = []
-    for part in rounds(faces):
-        _require_apart(faces, part)
-        if len(part.val):
-            found.append(Fold(part.train, part.val, part.train, part.test))
-            continue
-        people = np.unique(faces.person[part.train])
-        if len(people) < 2:
-            raise DataError(
-                f"{faces.dataset} has {len(people)} person to train on", expected="two: one to fit on, one to choose on"
-            )
-        held_out = np.isin(faces.person[part.train], people[:: max(2, min(5, len(people)))])
-        choose = part.train[held_out]
-        found.append(Fold(part.train[~held_out], choose[~faces.train_only[choose]], part.train, part.test))
-    return found
-
-
-def _require_apart(faces: Labelled, part: Round) -> None:
-    sides = {name: set(faces.person[getattr(part, name)].tolist()) for name in ("train", "val", "test")}
-    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
-        if shared := sides[one] & sides[two]:
-            raise DataError(
-                f"{len(shared)} people of {faces.dataset} are in {one} and in {two}, such as '{min(shared)}'",
-                expected="every person on one side only",
-                do="split the set by person (fusiform curate and fusiform render do)",
-            )
-
-
 def _require_form(task: SupervisedTask, form: str) -> None:
     if (form == "patches") != (task.features == "patches"):
         unit = "each patch" if task.features == "patches" else "whole faces"
         raise ConfigError(f"{task.name} predicts {unit}, so a head cannot see '{form}'", expected=task.features)
 
 
-Encode = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-
-
-def _encode(task: SupervisedTask, faces: Labelled, encoder: Encoder) -> Encode:
-    grid = encoder.vit.config.grid
-    return lambda rows: np.asarray(task.encode(faces.rows(rows), grid), np.float32)
-
-
-def _probe(
-    task: SupervisedTask,
-    protocol: LinearProbe,
-    faces: Labelled,
-    folds: list[Fold],
-    features: NDArray[np.float32],
-    encoder: Encoder,
-    notes: list[str],
-) -> list[NDArray[np.float32]]:
-    """The test outputs of each fold; what was chosen goes into `notes`."""
-    encode, grid, outputs, chosen = _encode(task, faces, encoder), encoder.vit.config.grid, [], []
-    for fold in folds:
-        head = Ridge.fit(features, fold.fit, encode, _class_weight(task, protocol, encode, fold.fit))
-        held_out = faces.rows(fold.choose)
-        scores = [
-            task.score(task.decode(output, held_out, grid), held_out)[task.metric]
-            for output in head.predict(features, fold.choose, protocol.strengths)
-        ]
-        best = best_index(scores, higher=task.higher_is_better)
-        if fold.refit is not fold.fit:
-            head = Ridge.fit(features, fold.refit, encode, _class_weight(task, protocol, encode, fold.refit))
-        strength = protocol.strengths[best]
-        outputs += head.predict(features, fold.test, [strength])
-        chosen.append(strength)
-    notes.append("strength " + ", ".join(f"{s:.2g}" for s in dict.fromkeys(chosen)))
+def _strength_notes(protocol: LinearProbe, chosen: list[float]) -> list[str]:
+    notes = ["strength " + ", ".join(f"{s:.2g}" for s in dict.fromkeys(chosen))]
     if len(protocol.strengths) > 1 and {protocol.strengths[0], protocol.strengths[-1]} & set(chosen):
         notes.append("a strength at the edge of its grid")
-    return outputs
-
-
-def best_index(scores: list[float], *, higher: bool) -> int:
-    """Place of the best score; among equals the last (the strongest regularisation); undefined scores lose."""
-    worst = -np.inf
-    signed = [worst if not np.isfinite(s) else (s if higher else -s) for s in scores]
-    return max(i for i, s in enumerate(signed) if s == max(signed))
-
-
-def _class_weight(
-    task: SupervisedTask, protocol: LinearProbe, encode: Encode, rows: NDArray[np.int64]
-) -> NDArray[np.float32] | None:
-    """Weights under which every class counts the same, mean 1."""
-    if not protocol.balance:
-        return None
-    if not isinstance(task, Classified):
-        raise ConfigError(f"{task.name} has no classes of faces to balance", do="leave --protocol.balance off")
-    label = encode(rows).argmax(1)
-    counts = np.bincount(label)
-    weight = 1 / counts[label]
-    return np.asarray(weight / weight.mean(), np.float32)
-
-
-def _neighbours(
-    task: SupervisedTask,
-    protocol: KNN,
-    faces: Labelled,
-    folds: list[Fold],
-    features: NDArray[np.float32],
-    encoder: Encoder,
-) -> list[NDArray[np.float32]]:
-    encode = _encode(task, faces, encoder)
-    return [
-        nearest_mean(
-            features,
-            fold.refit,
-            fold.test,
-            encode,
-            k=protocol.k,
-            temperature=protocol.temperature,
-            standardise=protocol.standardise,
-        )
-        for fold in folds
-    ]
+    return notes
 
 
 def _scores(
@@ -309,16 +192,16 @@ def _scores(
     # Scores need no pixels, and rows are taken from these faces a thousand times
     light = replace(faces, images=faces.images[:, :0, :0])
     drawn = Resamples.of(faces.person, resamples, seed=faces.dataset)
+    if isinstance(task, Tallied):
+        sums: Tallied = task
+        totals = drawn.totals(np.asarray(sums.tally(prediction, light), float))
+        return task.score(prediction, light), intervals.scored_draws(drawn, lambda i: sums.score_tally(totals[i]))
     if not learns(task):
         distances: EmbeddingTask = task  # type: ignore[assignment]
         embedding = prediction.astype(np.float32)
         values = distances.score(embedding, light)
         return values, intervals.scored_draws(drawn, lambda i: distances.score(embedding, light, drawn.weights(i)))
     values = task.score(prediction, light)
-    if isinstance(task, Tallied):
-        sums: Tallied = task
-        totals = drawn.totals(np.asarray(sums.tally(prediction, light), float))
-        return values, intervals.scored_draws(drawn, lambda i: sums.score_tally(totals[i]))
 
     def score(draw: int) -> Mapping[str, float]:
         rows = drawn.rows(draw)

@@ -42,7 +42,7 @@ SPLITS = ("train", "val", "test")
 PLAN_FILE = "labelled.json"
 PARTS = ("jpg", "labels.png", "json")
 MAX_MEMBER_BYTES = 64 << 20
-CODE = 1
+CODE = 2
 """Part of the plan. Raise it when the same tars give another set."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -329,7 +329,7 @@ def read_labels(text: bytes) -> dict[str, Any]:
     assert isinstance(values, dict)
     if values.get("pose") is not None:
         yaw, pitch, roll = values["pose"]
-        values["pose"] = [yaw, -pitch, -roll]
+        values["pose"] = {"yaw": yaw, "pitch": -pitch, "roll": -roll}
     else:
         values.pop("pose", None)
     return values

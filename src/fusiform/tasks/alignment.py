@@ -102,6 +102,11 @@ class Alignment:
         points = np.asarray(faces.target, np.float64).reshape(len(faces), -1)
         return np.asarray(2.0 * points / faces.images.shape[1] - 1.0, np.float32)
 
+    def mirror(self, encoded: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The encoded points of mirrored faces."""
+        points = encoded.reshape(len(encoded), -1, 2) * np.array([-1, 1], np.float32)
+        return np.ascontiguousarray(points[:, list(scheme(self.points).flip)]).reshape(encoded.shape)
+
     def decode(self, output: NDArray[np.float32], faces: Labelled, grid: int) -> Array:
         """(N, K, 2) in crop pixels."""
         half = faces.images.shape[1] / 2.0

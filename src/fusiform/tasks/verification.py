@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,9 @@ class Verification:
 
     def pairs(self, faces: Labelled) -> PairRows:
         """The listed pairs whose two faces are among `faces`."""
+        return _pairs(self, faces)[0]
+
+    def _listed(self, faces: Labelled) -> PairRows:
         row = {key: i for i, key in enumerate(faces.keys.tolist())}
         listed = congress.pairs(self.root).kept
         known = [(row[pair.a], row[pair.b], pair.same) for pair in listed if pair.a in row and pair.b in row]
@@ -106,7 +110,7 @@ class Verification:
             weight: (N,) how often each face's person was drawn. A pair of one person counts as often as the person; a
                 pair of two people as often as both together can be drawn, the product.
         """
-        pairs = self.pairs(faces)
+        pairs, fold = _pairs(self, faces)
         similarity = np.asarray((embedding[pairs.a] * embedding[pairs.b]).sum(-1), np.float64)
         pair_weight = None
         if weight is not None:
@@ -120,10 +124,14 @@ class Verification:
             if far * impostors >= 1:
                 point = pair_metrics.tar_at_far(similarity, pairs.same, far, pair_weight, check=weight is None)
                 scores[f"TAR@FAR={far:g}"] = point.tar
-        scores["accuracy"] = fold_accuracy(
-            similarity, pairs, folds_by_person(faces.person, self.folds, self.dataset), pair_weight
-        )
+        scores["accuracy"] = fold_accuracy(similarity, pairs, fold, pair_weight)
         return scores
+
+
+@lru_cache(maxsize=4)
+def _pairs(task: Verification, faces: Labelled) -> tuple[PairRows, NDArray[np.str_]]:
+    """Pairs and folds, which are the same for every resample of the same faces."""
+    return task._listed(faces), folds_by_person(faces.person, task.folds, task.dataset)
 
 
 def fold_accuracy(

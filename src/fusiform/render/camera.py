@@ -36,13 +36,17 @@ class View:
     """Of `FACE_CENTRE` in camera axes; z is negative: in front of the camera (3,)."""
     focal: float
     """In units of the image side."""
+    frame: tuple[tuple[float, float, float], tuple[float, float, float]] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    """Similarity (2, 3) from the photo to the stored crop, both in units of the side: the crop is rendered directly."""
 
     def project(self, camera: F32, side: int) -> F32:
         """Camera-space points (N, 3) to pixels x, y (pixel centres at .5) and 1 / distance: (N, 3) for a square image."""
         out = np.empty(camera.shape, np.float32)
         inverse = 1 / -camera[:, 2]
-        out[:, 0] = side / 2 + (self.focal * side) * camera[:, 0] * inverse
-        out[:, 1] = side / 2 - (self.focal * side) * camera[:, 1] * inverse
+        x = 0.5 + self.focal * camera[:, 0] * inverse
+        y = 0.5 - self.focal * camera[:, 1] * inverse
+        for k, (a, b, shift) in enumerate(self.frame):
+            out[:, k] = (a * x + b * y + shift) * side
         out[:, 2] = inverse
         return out
 

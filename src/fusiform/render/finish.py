@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from fusiform.faces import align
+from fusiform.faces.align import Placement
+from fusiform.faces.labelled import turned_pose
+from fusiform.faces.schemes import to_five
 from fusiform.render.assembly import Assembly, Joined
 from fusiform.render.backdrop import backdrop
 from fusiform.render.camera import View, place
@@ -25,7 +29,7 @@ from fusiform.render.person import Person
 from fusiform.render.props import Lens, cover_with_block, tint_lenses
 from fusiform.render.raster import Buffers
 from fusiform.render.shade import View as ShadeView
-from fusiform.render.shade import majority, shade
+from fusiform.render.shade import box, even_blocks, fill_blocks, majority, shade
 from fusiform.render.types import F32, F64, U8, Bool
 
 SAMPLES = 2
@@ -49,16 +53,16 @@ class Subject:
     expressed: Expressed
 
 
+def place_crop(subject: Subject, view: View, size: int, template: str) -> Placement:
+    """Where the crop of a template family lies in the photo of side `size`, from the exact points."""
+    points = view.project(_point_positions(subject, view), size)[:, :2]
+    return align.place(to_five(points, "ibug-68"), align.template(template, size))
+
+
 def finish(
-    assembly: Assembly,
-    stream: Stream,
-    subject: Subject,
-    view: View,
-    lighting: Lighting,
-    lenses: list[Lens],
-    dials: Dials,
-    size: int,
-) -> RenderedFace:
+    assembly: Assembly, stream: Stream, subject: Subject, view: View, lighting: Lighting, lenses: list[Lens], dials: Dials,
+    size: int, placement: Placement | None,
+) -> RenderedFace:  # fmt: skip
     side = size * SAMPLES
     joined = assembly.joined()
     buffers = joined.rasterise(view.project(joined.position, side), side)
@@ -71,10 +75,11 @@ def finish(
     parsing = np.zeros((size, size), np.uint8)
     majority(classes, SAMPLES, parsing)
     exposure = draw_exposure(stream("exposure"), dials.film)
-    small = np.ascontiguousarray(picture.reshape(size, SAMPLES, size, SAMPLES, 3).mean((1, 3)), np.float32)
+    small = np.empty((size, size, 3), np.float32)
+    box(np.asarray(picture, np.float32), SAMPLES, small)
     image = develop(stream("film"), small, exposure, dials.film.white_balance)
     landmarks = _landmarks(subject, view, buffers.depth, shielded | blocked, size)
-    labels = _labels(subject, view, lighting, landmarks, parsing, exposure, background, bool(blocked.any()))
+    labels = _labels(subject, view, lighting, landmarks, parsing, exposure, background, bool(blocked.any()), placement)
     return RenderedFace(image, parsing, labels, exposure.quality)
 
 
@@ -88,14 +93,16 @@ def _shaded(
     if lighting.shadow > 0:
         depth, frame = shadow_map(joined.position, joined.casters(), lighting.lights[0], centre)
     radiance = np.zeros((side, side, 3), np.float32)
-    classes = np.zeros((side, side), np.uint8)
+    classes, skip = np.zeros((side, side), np.uint8), np.zeros((side, side), np.uint8)
+    even_blocks(buffers.triangle, joined.material, joined.label, buffers.depth, skip)
     skin = look.skin._replace(mouth_line=float(chart.points[[60, 62, 64, 66], 1].mean()))
     shade(
         buffers.triangle, buffers.bary, joined.all_triangles(), joined.position, joined.normal, joined.attributes, joined.material,
         joined.label, skin, look.eyes, look.hair, look.beard_paint, look.cloth,
         ShadeView(*map(float, centre), lighting.shadow, look.teeth, 0.45), chart.masks, chart.jaw, brow_curve(chart),
-        lighting.harmonics, lighting.lights, depth, frame, radiance, classes,
+        lighting.harmonics, lighting.lights, depth, frame, skip, radiance, classes,
     )  # fmt: skip
+    fill_blocks(skip, radiance, classes)
     return radiance, classes
 
 
@@ -123,12 +130,18 @@ def _exposure(radiance: F32, classes: U8, person: Person) -> float:
     return target / max(level, 1e-3)
 
 
-def _landmarks(subject: Subject, view: View, depth: F32, hidden: Bool, size: int) -> F32:
+def _point_positions(subject: Subject, view: View) -> F32:
+    """The 68 points in camera space; those of the brows lie on the brows this person has."""
     head, chart = subject.head, chart_of(subject.head)
     index, weight = head.point_index.copy(), head.point_weight.copy()
     at = brow_points(chart, subject.look.skin)
     index[17:27], weight[17:27] = chart.embed(head, at[:, 0], at[:, 1])
-    points = np.einsum("kj,kjd->kd", weight, place(subject.vertices, view, subject.turn)[index]).astype(np.float32)
+    placed = place(subject.vertices, view, subject.turn)
+    return np.einsum("kj,kjd->kd", weight, placed[index]).astype(np.float32)
+
+
+def _landmarks(subject: Subject, view: View, depth: F32, hidden: Bool, size: int) -> F32:
+    points = _point_positions(subject, view)
     screen = view.project(points, size)
     side = depth.shape[0]
     out = np.zeros((68, 3), np.float32)
@@ -145,15 +158,9 @@ def _landmarks(subject: Subject, view: View, depth: F32, hidden: Bool, size: int
 
 
 def _labels(
-    subject: Subject,
-    view: View,
-    lighting: Lighting,
-    landmarks: F32,
-    parsing: U8,
-    exposure: Exposure,
-    background: str,
-    blocked: bool,
-) -> FaceLabels:
+    subject: Subject, view: View, lighting: Lighting, landmarks: F32, parsing: U8, exposure: Exposure, background: str, blocked: bool,
+    placement: Placement | None,
+) -> FaceLabels:  # fmt: skip
     person, look, expressed = subject.person, subject.look, subject.expressed
     au = expressed.intensity
     points = subject.head.points(subject.vertices)
@@ -172,7 +179,8 @@ def _labels(
         "no_beard": look.beard == "none",
         "glasses": look.glasses,
         "sunglasses": look.sunglasses,
-        "hat": look.hat,
+        "hat": look.hat != "none",
+        "hat_kind": look.hat,
         "smiling": au["AU12"] > 1.5,
         "mouth_open": gap > 0.55,
         "eyes_closed": au["AU45"] > 3.0,
@@ -200,6 +208,18 @@ def _labels(
     }  # fmt: skip
     pose = {"yaw": view.yaw, "pitch": view.pitch, "roll": view.roll}
     return FaceLabels(
-        person.number, landmarks, pose, au, expressed.name, expressed.valence, expressed.arousal, expressed.gaze, attrs, occlusion,
-        light, camera,
-    )  # fmt: skip
+        person=person.number,
+        landmarks=landmarks,
+        pose=pose if placement is None else turned_pose(pose, placement),
+        au=au,
+        expression=expressed.name,
+        valence=expressed.valence,
+        arousal=expressed.arousal,
+        gaze=expressed.gaze,
+        attrs=attrs,
+        occlusion=occlusion,
+        light=light,
+        camera=camera,
+        photo_pose=None if placement is None else pose,
+        placement=None if placement is None else placement.to_dict(),
+    )

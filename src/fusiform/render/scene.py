@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from fusiform.render.camera import View, draw_view, place
 from fusiform.render.chart import chart_of, smooth
 from fusiform.render.dials import Dials
 from fusiform.render.expression import Expressed, draw_expression, eye_rotation
-from fusiform.render.finish import Subject, finish
+from fusiform.render.finish import Subject, finish, place_crop
 from fusiform.render.geometry import Body, Geometry, Head, Part
 from fusiform.render.hair import Growth, grow_beard, grow_hair, scalp_weight, shell
 from fusiform.render.labels import RenderedFace
@@ -46,14 +47,18 @@ PART_MATERIAL = {
 }  # fmt: skip
 
 
-def face(seed: int, index: int, dials: Dials, people: int, size: int, geometry: Geometry) -> RenderedFace:
+def face(
+    seed: int, index: int, dials: Dials, people: int, size: int, geometry: Geometry, template: str | None = None
+) -> RenderedFace:
     """Image `index` of the world `seed`: person `index % people`, everything else drawn from (seed, index).
+
+    The same arguments give the same pixels and labels in any order and process.
 
     Args:
         people: how many people the world has.
         size: side of the square picture in pixels.
-
-    The same arguments give the same pixels and labels in any order and process.
+        template: None for a picture framed like a photo; a family such as "loose" for the crop that aligning that photo on its
+            exact points would give, rendered directly, without resampling. Pose, points and placement are then the crop's.
     """
     number = index % people
     person = person_of(seed, number, dials.people, geometry.local_size)
@@ -75,6 +80,11 @@ def face(seed: int, index: int, dials: Dials, people: int, size: int, geometry: 
     head.expression.add(vertices, _known(head, expressed.weights))
     vertices = _dressed(head, vertices, look)
     turn = turning(head.vertices)
+    subject = Subject(head, vertices, turn, person, look, expressed)
+    placement = None if template is None else place_crop(subject, view, size, template)
+    if placement is not None:
+        (a, b, x), (c, d, y) = placement.matrix
+        view = replace(view, frame=((a, b, x / size), (c, d, y / size)))
 
     assembly = Assembly()
     weight = scalp_weight(head, look.recession)
@@ -89,9 +99,7 @@ def face(seed: int, index: int, dials: Dials, people: int, size: int, geometry: 
         ):
             _add_strands(assembly, growth, view, BEARD, FACE)
     lenses = draw_props(assembly, stream("props"), head, neutral, vertices, look, person, view)
-    return finish(
-        assembly, stream, Subject(head, vertices, turn, person, look, expressed), view, lighting, lenses, dials, size
-    )
+    return finish(assembly, stream, subject, view, lighting, lenses, dials, size, placement)
 
 
 def turning(at: F32) -> F32:

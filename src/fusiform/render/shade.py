@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 from numba import njit
 
 from fusiform.render.noise import noise3
@@ -77,14 +78,14 @@ def shade(
     triangle: I32, bary: F32, triangles: I32, position: F32, normal: F32, attributes: F32, material: I32, label_of: I32,
     skin: SkinPaint, eyes: EyePaint, hair: HairPaint, beard: HairPaint, cloth: F32, view: View,
     masks: F32, jaw: F32, brow: F32, sh: F32, lights: F32, shadow_map: F32, shadow_frame: F32,
-    radiance: F32, label: U8,
+    skip: U8, radiance: F32, label: U8,
 ) -> None:  # fmt: skip
     """Fill `radiance` (H, W, 3) and `label` (H, W) where a triangle is seen. `lights` (L, 6): direction to the light, rgb."""
     height, width = triangle.shape
     for row in range(height):
         for column in range(width):
             t = triangle[row, column]
-            if t < 0:
+            if t < 0 or skip[row, column]:
                 continue
             w0, w1 = bary[row, column, 0], bary[row, column, 1]
             w2 = 1.0 - w0 - w1
@@ -203,6 +204,57 @@ def shade(
             radiance[row, column, 1] = g * eg + sg
             radiance[row, column, 2] = bl * eb + sb
             label[row, column] = what
+
+
+@njit(cache=True)
+def even_blocks(triangle: I32, material: I32, label_of: I32, depth: F32, skip: U8) -> None:
+    """Mark in `skip` (H, W) two of the four samples of each pixel that shows one smooth piece of skin.
+
+    The two that remain lie on a diagonal, so that their mean still stands for the pixel's centre.
+    """
+    for y in range(0, triangle.shape[0] - 1, 2):
+        for x in range(0, triangle.shape[1] - 1, 2):
+            a, b, c, d = triangle[y, x], triangle[y, x + 1], triangle[y + 1, x], triangle[y + 1, x + 1]
+            if a < 0 or b < 0 or c < 0 or d < 0:
+                continue
+            if material[a] != SKIN or material[b] != SKIN or material[c] != SKIN or material[d] != SKIN:
+                continue
+            if label_of[a] != label_of[b] or label_of[a] != label_of[c] or label_of[a] != label_of[d]:
+                continue
+            near, far = depth[y, x], depth[y + 1, x + 1]
+            if abs(near - far) > 0.01 * near:
+                continue
+            skip[y, x + 1] = 1
+            skip[y + 1, x] = 1
+
+
+@njit(cache=True)
+def fill_blocks(skip: U8, radiance: F32, label: U8) -> None:
+    """Give the samples that `even_blocks` marked the mean of their neighbours in the pixel, and the class of the first."""
+    for y in range(0, skip.shape[0] - 1, 2):
+        for x in range(0, skip.shape[1] - 1, 2):
+            if skip[y, x + 1] == 0:
+                continue
+            for k in range(3):
+                mean = np.float32(0.5) * (radiance[y, x, k] + radiance[y + 1, x + 1, k])
+                radiance[y, x + 1, k] = mean
+                radiance[y + 1, x, k] = mean
+            label[y, x + 1] = label[y, x]
+            label[y + 1, x] = label[y + 1, x + 1]
+
+
+@njit(cache=True)
+def box(picture: F32, factor: int, out: F32) -> None:
+    """Mean of `factor` x `factor` samples: (H * factor, W * factor, 3) to (H, W, 3)."""
+    scale = np.float32(1.0 / (factor * factor))
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            for k in range(3):
+                total = np.float32(0.0)
+                for j in range(factor):
+                    for i in range(factor):
+                        total += picture[y * factor + j, x * factor + i, k]
+                out[y, x, k] = total * scale
 
 
 @njit(cache=True)

@@ -108,6 +108,11 @@ def test_grey_bilevel_palette_and_cmyk_become_rgb() -> None:
     cmyk = decode(saved(picture.convert("CMYK"), "JPEG", quality=98, subsampling=0))
     assert "cmyk" in cmyk.notes
     assert np.abs(cmyk.pixels.astype(int) - gradient()).mean() < 6
+    # image editors write inverted CMYK, rotated into YCCK
+    inverted = np.ascontiguousarray(255 - np.asarray(picture.convert("CMYK")))
+    ycck = decode(simplejpeg.encode_jpeg(inverted, quality=98, colorspace="CMYK"))
+    assert "cmyk" in ycck.notes
+    assert np.abs(ycck.pixels.astype(int) - gradient()).mean() < 6
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -136,7 +141,24 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
     got = decode(saved(frames[0], kind, save_all=True, append_images=frames[1:], **how))
     assert got.pixels.shape == (12, 16, 3)
     assert got.pixels[5, 5].tolist() == [255, 0, 0]
-    assert any("first of 3" in note for note in got.notes)
+    assert ("first page" if kind == "TIFF" else "first frame") in got.notes
+
+
+def test_damage_after_the_first_frame_does_not_matter() -> None:
+    frames = [Image.fromarray(np.roll(gradient(), shift, 0)).quantize(32) for shift in (0, 5, 9)]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    whole = decode(data)
+    cut = decode(data[: int(len(data) * 0.7)])
+    assert np.array_equal(cut.pixels, whole.pixels)
+    assert "first frame" in cut.notes
+
+
+def test_a_phone_picture_with_a_second_picture_behind_it_is_its_first() -> None:
+    first, second = Image.fromarray(gradient()), Image.new("RGB", (20, 20), "red")
+    data = saved(first, "MPO", save_all=True, append_images=[second])
+    got = decode(data)
+    assert got.format == "jpeg"
+    assert np.array_equal(got.pixels, decode(saved(first, "JPEG")).pixels)
 
 
 def test_one_pixel_is_a_picture_unless_a_minimum_is_asked() -> None:

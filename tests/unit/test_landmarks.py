@@ -162,6 +162,10 @@ def test_landmarkers_fall_back_aloud(mesh: FaceMesh, monkeypatch: pytest.MonkeyP
         best = landmarks.best_landmarker()
     assert best is not None
     assert best.id == "face_landmark"
+    again = landmarks.open_landmarker(real(best.id, offline=True))
+    assert (again.id, again.weights_sha256) == (best.id, best.weights_sha256)
+    with pytest.raises(WeightsError, match="not a file of a landmarker"):
+        landmarks.open_landmarker(Path("iris_landmark.tflite"))
     without("mp_face_landmarks_detector", "face_landmarker", "iris_landmark")
     with pytest.warns(FusiformWarning, match=r"five points.*set FUSIFORM_WEIGHTS"):
         assert landmarks.best_landmarker() is None

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import assets
-from fusiform.curate.photo import FaceFinder
+from fusiform.curate.points import FaceFinder
 from fusiform.errors import ConfigError, FusiformWarning
 from fusiform.faces.align import Image
 from fusiform.faces.detect import CenterFace, Detector, Face, YuNet, best_detector
-from fusiform.faces.landmarks import FaceLandmarkerV2, Landmarker, best_landmarker
+from fusiform.faces.landmarks import Landmarker, best_landmarker, open_landmarker
 
 
 class FaceModels(Protocol):
@@ -68,7 +68,7 @@ class OnnxModels:
             detector = YuNet(self.detector, path=self.detector_path)
         if min_score is not None:
             detector.threshold = min_score
-        landmarker = None if self.landmarker_path is None else FaceLandmarkerV2(path=self.landmarker_path)
+        landmarker = None if self.landmarker_path is None else open_landmarker(self.landmarker_path)
         return OnnxFinder(detector, landmarker)
 
 

@@ -59,7 +59,7 @@ _HARMLESS = re.compile(
 )
 
 
-class ImageRefused(DataError):  # noqa: N818 - named for what happened, like its reasons
+class ImageRefused(DataError):
     """These bytes do not become a face picture; `reason` says why in one word, the message in a sentence."""
 
     def __init__(self, reason: Reason, what: str, *, expected: str | None = None, do: str | None = None) -> None:
@@ -77,7 +77,7 @@ class DecodedImage:
         width: of `pixels`, after EXIF rotation.
         height: of `pixels`, after EXIF rotation.
         exif_rotated: whether an EXIF orientation other than "upright" was applied.
-        notes: what was done to the file's own pixels, one phrase each (`cmyk`, `16-bit`, `animated: first of 3`, ...).
+        notes: what was done to the file's own pixels, one phrase each (`cmyk`, `16-bit`, `first frame`, ...).
     """
 
     pixels: Image
@@ -236,10 +236,9 @@ def _decode(data: bytes, kind: str, max_pixels: float, min_side: int) -> Decoded
             _check_size(*picture.size, max_pixels, min_side)
             notes: list[str] = []
             orientation = _orientation(picture, notes)
-            frames = int(getattr(picture, "n_frames", 1)) if kind != "jpeg" else 1
-            if frames > 1:
-                notes.append(f"animated: first of {frames}" if kind != "tiff" else f"pages: first of {frames}")
-            if kind == "jpeg" and space != "CMYK":
+            # a GIF is asked after its first frame is out: what is wrong with later frames is no matter here
+            several = kind not in ("jpeg", "gif") and getattr(picture, "is_animated", False)
+            if kind == "jpeg" and space not in ("CMYK", "YCCK"):
                 pixels = _upright(_wild_jpeg_pixels(data, picture, notes), orientation)
                 if space == "Gray":
                     notes.append("grey")
@@ -249,6 +248,8 @@ def _decode(data: bytes, kind: str, max_pixels: float, min_side: int) -> Decoded
                 # Pillow turns a TIFF upright while loading and drops the tag; every other kind is left to us
                 left = orientation if kind != "tiff" else _orientation(picture, [])
                 pixels = _upright(_rgb(picture, kind, invert, notes), left)
+            if several or (kind == "gif" and _more_frames(picture)):
+                notes.append("first page" if kind == "tiff" else "first frame")
     return DecodedImage(
         pixels=np.ascontiguousarray(pixels),
         format=kind,
@@ -283,6 +284,13 @@ def _orientation(picture: Any, notes: list[str]) -> int:
         notes.append(f"EXIF cannot be read ({type(error).__name__})")
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _more_frames(picture: Any) -> bool:
+    try:
+        return bool(picture.is_animated)
+    except Exception:  # a later frame is damaged, so there is one
+        return True
 
 
 def _upright(pixels: Image, orientation: int) -> Image:

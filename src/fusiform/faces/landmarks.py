@@ -169,6 +169,16 @@ class FaceMesh:
         return points.reshape(468, 3).astype(np.float64), _logistic(float(presence.ravel()[0]))
 
 
+def open_landmarker(path: Path, *, threads: int = 1) -> FaceLandmarkerV2 | FaceMesh:
+    """The landmarker whose weight file this is, told by its name in the weights store; for a file fetched before."""
+    for asset_id in ("mp_face_landmarks_detector", "face_landmarker"):
+        if path.name == assets.ASSETS[asset_id].filename:
+            return FaceLandmarkerV2(asset_id, threads=threads, path=path)
+    if path.name == assets.ASSETS[FaceMesh.id].filename:
+        return FaceMesh(threads=threads, paths=(path, assets.fetch("iris_landmark", offline=True)))
+    raise WeightsError(f"{path} is not a file of a landmarker", do="name one that fusiform.assets.fetch gave")
+
+
 def best_landmarker(*, threads: int = 1, offline: bool = False) -> Landmarker | None:
     """The landmarker whose weights can be had.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,32 +18,40 @@ from fusiform.errors import ConfigError, DataError
 
 Features = Literal["pooled", "concat", "patches"]
 Floats = NDArray[np.float32]
-_Key = tuple[str, str, int, str]
+Key = tuple[str, ...]
 
 
 class FeatureCache:
-    """Features by (weights, images, layer, form), the least recently used dropped when `max_bytes` is full.
+    """Features, and what was computed from them, the least recently used dropped when `max_bytes` is full.
 
-    The key holds hashes of the weights and of the pixels, so an encoder that goes on training never meets its own old
-    features.
+    Keys hold hashes of the weights and of the pixels (`feature_key`), so an encoder that goes on training never meets
+    its own old features.
     """
 
     def __init__(self, max_bytes: int = 2 << 30) -> None:
         self.max_bytes = max_bytes
-        self._held: OrderedDict[_Key, Floats] = OrderedDict()
+        self._held: OrderedDict[Key, tuple[Any, int]] = OrderedDict()
 
-    def get(self, key: _Key) -> Floats | None:
-        found = self._held.get(key)
-        if found is not None:
-            self._held.move_to_end(key)
-        return found
+    def get(self, key: Key) -> Any:
+        """What was put under the key, or None."""
+        if key not in self._held:
+            return None
+        self._held.move_to_end(key)
+        return self._held[key][0]
 
-    def put(self, key: _Key, value: Floats) -> None:
-        if value.nbytes > self.max_bytes:
+    def put(self, key: Key, value: Any, size: int) -> None:
+        """Keep a value of `size` bytes; one that is larger than the cache is not kept."""
+        if size > self.max_bytes:
             return
-        self._held[key] = value
-        while sum(v.nbytes for v in self._held.values()) > self.max_bytes:
+        self._held[key] = (value, size)
+        while sum(held for _, held in self._held.values()) > self.max_bytes:
             self._held.popitem(last=False)
+
+
+def feature_key(encoder: Encoder, images: NDArray[np.uint8], features: str, layer: int | None) -> Key:
+    """What features follow from: weights, pixels, form and block."""
+    block = block_index(layer, encoder.vit.config.depth)
+    return (encoder.sha256, images_sha256(images), f"block {block}", features)
 
 
 def images_sha256(images: NDArray[np.uint8]) -> str:
@@ -101,12 +109,12 @@ def embed(
             do=f"read the task at {S} pixels",
         )
     block = block_index(layer, config.depth)
-    identity = (encoder.sha256, images_sha256(images), block) if cache is not None else ("", "", block)
+    identity = feature_key(encoder, images, features, layer)[:-1] if cache is not None else ()
     if cache is not None:
         if (held := cache.get((*identity, "patches"))) is not None:
             return _shape(held, features)
         if features == "pooled" and (held := cache.get((*identity, "pooled"))) is not None:
-            return held
+            return np.asarray(held, np.float32)
     # Keep all tokens where they fit: every form follows from them, so the next task costs nothing.
     keep_tokens = features != "pooled" or (cache is not None and len(images) * P * D * 4 <= cache.max_bytes // 4)
     out = np.empty((len(images), P, D) if keep_tokens else (len(images), D), np.float32)
@@ -124,7 +132,7 @@ def embed(
     finally:
         vit.train(was_training).to(home)
     if cache is not None:
-        cache.put((*identity, "patches" if keep_tokens else "pooled"), out)
+        cache.put((*identity, "patches" if keep_tokens else "pooled"), out, out.nbytes)
     return _shape(out, features) if keep_tokens else out
 
 

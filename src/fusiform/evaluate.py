@@ -194,13 +194,13 @@ def _scores(
     drawn = Resamples.of(faces.person, resamples, seed=faces.dataset)
     if isinstance(task, Tallied):
         sums: Tallied = task
-        totals = drawn.totals(np.asarray(sums.tally(prediction, light), float))
+        totals = drawn.totals(sums.tally(prediction, light))
         return task.score(prediction, light), intervals.scored_draws(drawn, lambda i: sums.score_tally(totals[i]))
     if not learns(task):
         distances: EmbeddingTask = task  # type: ignore[assignment]
         embedding = prediction.astype(np.float32)
-        values = distances.score(embedding, light)
-        return values, intervals.scored_draws(drawn, lambda i: distances.score(embedding, light, drawn.weights(i)))
+        by_weight = intervals.scored_draws(drawn, lambda i: distances.score(embedding, light, drawn.weights(i)))
+        return distances.score(embedding, light), by_weight
     values = task.score(prediction, light)
 
     def score(draw: int) -> Mapping[str, float]:

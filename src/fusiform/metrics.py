@@ -10,8 +10,6 @@ Scores of pairs (accuracy, EER, TAR at FAR, HTER) live in `fusiform.pair_metrics
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -39,10 +37,10 @@ def _weights(weight: ArrayLike | None, n: int) -> Floats:
     return w
 
 
-def _divide(above: Any, below: Any) -> Floats:
-    """above / below, nan where below is 0."""
-    above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
-    out: Floats = np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+def ratio(above: ArrayLike, below: ArrayLike) -> Floats:
+    """above / below, element by element; nan where below is 0."""
+    a, b = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
+    out: Floats = np.divide(a, b, out=np.full(a.shape, np.nan), where=b != 0)
     return out
 
 
@@ -67,8 +65,8 @@ def nme(prediction: ArrayLike, truth: ArrayLike, normalizer: ArrayLike, visible:
         raise ValueError(f"points of shapes {prediction.shape} and {truth.shape}, expected (N, K, 2) twice")
     distance = np.linalg.norm(prediction - truth, axis=-1)
     counted = np.ones(distance.shape, bool) if visible is None else np.asarray(visible, bool)
-    mean = _divide((distance * counted).sum(1), counted.sum(1))
-    return _divide(mean, np.asarray(normalizer, float))
+    mean = ratio((distance * counted).sum(1), counted.sum(1))
+    return ratio(mean, np.asarray(normalizer, float))
 
 
 def error_auc_fr(errors: ArrayLike, threshold: float = 0.1, weight: ArrayLike | None = None) -> tuple[float, float]:
@@ -84,8 +82,8 @@ def error_auc_fr(errors: ArrayLike, threshold: float = 0.1, weight: ArrayLike | 
     e = np.asarray(errors, float)
     e = np.where(np.isnan(e), np.inf, e)
     w = _weights(weight, len(e))
-    area = _divide((w * np.clip(threshold - e, 0, None)).sum(), w.sum() * threshold)
-    return float(area), float(_divide((w * (e > threshold)).sum(), w.sum()))
+    area = ratio((w * np.clip(threshold - e, 0, None)).sum(), w.sum() * threshold)
+    return float(area), float(ratio((w * (e > threshold)).sum(), w.sum()))
 
 
 # ---------------------------------------------------------------------------------------------------- classes
@@ -116,27 +114,29 @@ def f1_from_confusion(matrix: ArrayLike) -> Floats:
     """
     m = np.asarray(matrix, float)
     hit = np.diagonal(m, axis1=-2, axis2=-1)
-    return _divide(2 * hit, m.sum(-1) + m.sum(-2))
+    return ratio(2 * hit, m.sum(-1) + m.sum(-2))
 
 
 def balanced_accuracy(matrix: ArrayLike) -> float:
     """Mean recall over the classes that occur in the truth, from a confusion matrix (scikit-learn's definition)."""
     m = np.asarray(matrix, float)
-    return _mean(_divide(np.diagonal(m), m.sum(1)))
+    return defined_mean(ratio(np.diagonal(m), m.sum(1)))
 
 
 def accuracy(matrix: ArrayLike) -> float:
     """Share of entries on the diagonal of a confusion matrix; nan when it is empty."""
     m = np.asarray(matrix, float)
-    return float(_divide(np.trace(m), m.sum()))
+    return float(ratio(np.trace(m), m.sum()))
 
 
 def macro_f1(matrix: ArrayLike) -> float:
     """Mean F1 over the classes that occur in truth or prediction (scikit-learn's `f1_score(average="macro")`)."""
-    return _mean(f1_from_confusion(matrix))
+    return defined_mean(f1_from_confusion(matrix))
 
 
-def _mean(values: Floats) -> float:
+def defined_mean(values: ArrayLike) -> float:
+    """Mean of the values that are defined; nan where none is."""
+    values = np.asarray(values, float)
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
@@ -151,7 +151,7 @@ def auc(score: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) 
     good = np.bincount(place, w * y, len(values))
     bad = np.bincount(place, w * ~y, len(values))
     below = np.concatenate([[0.0], np.cumsum(bad)[:-1]])
-    return float(_divide((good * (below + bad / 2)).sum(), good.sum() * bad.sum()))
+    return float(ratio((good * (below + bad / 2)).sum(), good.sum() * bad.sum()))
 
 
 # ---------------------------------------------------------------------------------------------------- values
@@ -164,21 +164,21 @@ def _moments(x: ArrayLike, y: ArrayLike, weight: ArrayLike | None) -> tuple[Floa
         raise ValueError(f"values of shapes {a.shape} and {b.shape}")
     w = _weights(weight, len(a)).reshape(-1, *[1] * (a.ndim - 1))
     total = w.sum()
-    mean_a, mean_b = _divide((w * a).sum(0), total), _divide((w * b).sum(0), total)
+    mean_a, mean_b = ratio((w * a).sum(0), total), ratio((w * b).sum(0), total)
     da, db = a - mean_a, b - mean_b
     return (
         mean_a,
         mean_b,
-        _divide((w * da**2).sum(0), total),
-        _divide((w * db**2).sum(0), total),
-        _divide((w * da * db).sum(0), total),
+        ratio((w * da**2).sum(0), total),
+        ratio((w * db**2).sum(0), total),
+        ratio((w * da * db).sum(0), total),
     )
 
 
 def pearson(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike | None = None) -> Floats:
     """Pearson's correlation over axis 0: (N, ...) -> (...). nan where one side is constant."""
     _, _, va, vb, cov = _moments(prediction, truth, weight)
-    return _divide(cov, np.sqrt(va * vb))
+    return ratio(cov, np.sqrt(va * vb))
 
 
 def ccc(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike | None = None) -> Floats:
@@ -188,7 +188,7 @@ def ccc(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike | None = None
     both sides are constant and equal; 0 where one of them is constant.
     """
     ma, mb, va, vb, cov = _moments(prediction, truth, weight)
-    return _divide(2 * cov, va + vb + (ma - mb) ** 2)
+    return ratio(2 * cov, va + vb + (ma - mb) ** 2)
 
 
 def icc31(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike | None = None) -> Floats:
@@ -198,7 +198,7 @@ def icc31(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike | None = No
     are removed. For two raters that is 2 cov / (var_x + var_y). nan where both sides are constant.
     """
     _, _, va, vb, cov = _moments(prediction, truth, weight)
-    return _divide(2 * cov, va + vb)
+    return ratio(2 * cov, va + vb)
 
 
 def identification_rate(rank_of_mate: ArrayLike, rank: int = 1, weight: ArrayLike | None = None) -> float:
@@ -208,7 +208,7 @@ def identification_rate(rank_of_mate: ArrayLike, rank: int = 1, weight: ArrayLik
     """
     r = np.asarray(rank_of_mate)
     w = _weights(weight, len(r))
-    return float(_divide((w * (r <= rank)).sum(), w.sum()))
+    return float(ratio((w * (r <= rank)).sum(), w.sum()))
 
 
 # ---------------------------------------------------------------------------------------------------- head pose
@@ -263,4 +263,4 @@ def euler_mae_degrees(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike
     """Mean absolute error of yaw, pitch and roll (3,) in degrees. The field's "MAE" is the mean of the three."""
     errors = euler_errors_degrees(prediction, truth)
     w = _weights(weight, len(errors))
-    return _divide((w[:, None] * errors).sum(0), w.sum())
+    return ratio((w[:, None] * errors).sum(0), w.sum())

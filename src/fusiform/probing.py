@@ -73,100 +73,122 @@ def _weighted(features: Floats, rows: Rows, weight: Floats | None) -> Iterator[t
 
 
 @dataclass(frozen=True, eq=False)
-class Ridge:
-    """argmin_W |Y - X W|^2 + lambda |W|^2 for every lambda at once, from one eigendecomposition.
+class Decomposition:
+    """Everything of a ridge regression that does not depend on the targets: tasks on the same faces share it.
 
     With n rows and p features: for p <= n the eigenvectors V of X'X, otherwise those of XX' (same solution, smaller
-    matrix). In both cases the prediction is `basis(x) @ (coefficients / (eigenvalues + lambda)) + intercept`.
+    matrix).
     """
 
     scaling: Scaling
+    rows: Rows
+    weight: Floats | None
+    """(len(rows),) how much each face counts."""
     eigenvalues: Tensor
     """(r,) float64."""
     vectors: Tensor
     """(r, r) float64."""
-    coefficients: Tensor
-    """(r, T) float64."""
-    intercept: Tensor
-    """(T,) float64: the mean target, since features are centred. It is not shrunk."""
-    unit: float
-    """Mean eigenvalue; strengths are multiples of it."""
     train: Tensor | None
-    """(n, p) standardised training rows, where XX' was decomposed."""
-    shape: tuple[int, ...]
-    """Shape of one face's target."""
+    """(n, p) standardised training rows times the root of their weight, where XX' was decomposed."""
 
     @classmethod
-    def fit(cls, features: Floats, rows: Rows, targets: Targets, weight: Floats | None = None) -> Ridge:
+    def of(cls, features: Floats, rows: Rows, weight: Floats | None = None) -> Decomposition:
+        """Args as for `Ridge.fit`."""
+        scaling = Scaling.of(features, rows, weight)
+        n, p = len(rows) * (features.shape[1] if features.ndim == 3 else 1), features.shape[-1]
+        train = None
+        if p <= n:
+            gram = torch.zeros(p, p, dtype=torch.float64)
+            for block, w in _weighted(features, rows, weight):
+                x = scaling(features[block])
+                gram += ((x * w[:, None].float()).T @ x).double()
+        else:
+            train = scaling(features[rows])
+            if weight is not None:
+                train *= torch.cat([w for _, w in _weighted(features, rows, weight)]).sqrt()[:, None].float()
+            gram = (train @ train.T).double()
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        return cls(scaling, rows, weight, eigenvalues, vectors, train)
+
+    @property
+    def unit(self) -> float:
+        """Mean eigenvalue; strengths are multiples of it."""
+        return float(self.eigenvalues.clamp_min(0).mean())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.eigenvalues, self.vectors, self.train) if t is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """argmin_W |Y - X W|^2 + lambda |W|^2 for every lambda at once; X centred, the mean of Y not shrunk."""
+
+    parts: Decomposition
+    coefficients: Tensor
+    """(r, T) float64: V'X'Y, or V'Y where XX' was decomposed."""
+    intercept: Tensor
+    """(T,) float64: the mean target."""
+    shape: tuple[int, ...]
+    """Shape of one feature row's target."""
+
+    @classmethod
+    def fit(
+        cls,
+        features: Floats,
+        rows: Rows,
+        targets: Targets,
+        weight: Floats | None = None,
+        parts: Decomposition | None = None,
+    ) -> Ridge:
         """Fit on the faces in `rows`.
 
         Args:
             features: (N, D), or (N, P, D) where every patch is a row of its own.
             rows: (n,) faces to train on.
-            targets: of given faces, (n, T) or (n, P, T).
+            targets: of given faces, (n, ...) or (n, P, ...).
             weight: (n,) how much each face counts.
+            parts: the decomposition of these features, rows and weights, where it is there already.
         """
-        scaling = Scaling.of(features, rows, weight)
-        n = len(rows) * (features.shape[1] if features.ndim == 3 else 1)
-        p = features.shape[-1]
-        if p <= n:
-            return cls._primal(scaling, features, rows, targets, weight)
-        x = scaling(features[rows])
-        y_all = targets(rows)
-        y = _flat(y_all.reshape(len(y_all), -1) if features.ndim == 2 else y_all).double()
-        w = torch.cat([w for _, w in _weighted(features, rows, weight)])
-        intercept = (w[:, None] * y).sum(0) / w.sum()
-        root = w.sqrt()
-        x = x * root[:, None].float()
-        eigenvalues, vectors = torch.linalg.eigh((x @ x.T).double())
-        coefficients = vectors.T @ (root[:, None] * (y - intercept))
-        unit = float(eigenvalues.clamp_min(0).sum()) / n
-        return cls(scaling, eigenvalues, vectors, coefficients, intercept, unit, x, y_all.shape[1:])
-
-    @classmethod
-    def _primal(cls, scaling: Scaling, features: Floats, rows: Rows, targets: Targets, weight: Floats | None) -> Ridge:
-        p = features.shape[-1]
-        gram = torch.zeros(p, p, dtype=torch.float64)
+        parts = Decomposition.of(features, rows, weight) if parts is None else parts
+        lead = features.ndim - 1
+        total, sums, cross, seen = 0.0, torch.zeros(()), torch.zeros(()), []
         shape: tuple[int, ...] = ()
-        cross = sums = torch.zeros(())
-        total = 0.0
-        for i, (block, w) in enumerate(_weighted(features, rows, weight)):
-            x = scaling(features[block])
+        for block, w in _weighted(features, rows, weight):
             raw = targets(block)
-            y = _flat(raw.reshape(len(raw), -1) if features.ndim == 2 else raw).float()
-            if i == 0:
-                shape = raw.shape[1:]
-                cross = torch.zeros(p, y.shape[1], dtype=torch.float64)
-                sums = torch.zeros(y.shape[1], dtype=torch.float64)
-            weighted = x * w[:, None].float()
-            gram += (weighted.T @ x).double()
-            cross += (weighted.T @ y).double()  # X is centred, so the mean of Y drops out
-            sums += (w[:, None] * y.double()).sum(0)
-            total += float(w.sum())
-        eigenvalues, vectors = torch.linalg.eigh(gram)
-        unit = float(eigenvalues.clamp_min(0).sum()) / p
-        return cls(scaling, eigenvalues, vectors, vectors.T @ cross, sums / total, unit, None, shape)
+            shape = raw.shape[lead:]
+            y = torch.from_numpy(np.ascontiguousarray(raw)).float().reshape(len(w), -1)
+            total, sums = total + float(w.sum()), sums + (w[:, None] * y.double()).sum(0)
+            if parts.train is None:
+                x = parts.scaling(features[block]) * w[:, None].float()
+                cross = cross + (x.T @ y).double()  # X is centred, so the mean of Y drops out
+            else:
+                seen.append((w.sqrt(), y))
+        intercept = sums / total
+        if parts.train is not None:
+            cross = torch.cat([root[:, None] * (y.double() - intercept) for root, y in seen])
+        return cls(parts, parts.vectors.T @ cross, intercept, shape)
 
     def predict(self, features: Floats, rows: Rows, strengths: Sequence[float]) -> list[Floats]:
         """Outputs (n, *target shape) of the faces in `rows`, one array per strength."""
-        floor = 1e-12 * float(self.eigenvalues.abs().max()) + 1e-30
+        parts = self.parts
         # Eigenvalues that are zero up to rounding carry no signal: with any strength their share must stay nothing.
-        alive = self.eigenvalues > floor
+        alive = parts.eigenvalues > 1e-12 * parts.eigenvalues.abs().max()
         precision = torch.float64 if features.ndim == 2 else torch.float32
         heads = []
         for strength in strengths:
-            shrunk = torch.where(alive, 1 / (self.eigenvalues.clamp_min(0) + strength * self.unit), 0.0)
-            heads.append((self.vectors @ (shrunk[:, None] * self.coefficients)).to(precision))
-        parts: list[list[Floats]] = [[] for _ in heads]
+            shrunk = torch.where(alive, 1 / (parts.eigenvalues.clamp_min(0) + strength * parts.unit), 0.0)
+            heads.append((parts.vectors @ (shrunk[:, None] * self.coefficients)).to(precision))
+        outputs: list[list[Floats]] = [[] for _ in heads]
         for block in _blocks(features, rows):
-            x = self.scaling(features[block])
-            if self.train is not None:
-                x = x @ self.train.T
+            x = parts.scaling(features[block])
+            if parts.train is not None:
+                x = x @ parts.train.T
             x = x.to(precision)
-            for part, head in zip(parts, heads, strict=True):
+            for output, head in zip(outputs, heads, strict=True):
                 out = (x @ head + self.intercept.to(precision)).float().numpy()
-                part.append(out.reshape(len(block), *self.shape))
-        return [np.concatenate(part) for part in parts]
+                output.append(out.reshape(*features[block].shape[:-1], *self.shape))
+        return [np.concatenate(output) for output in outputs]
 
 
 def nearest_mean(

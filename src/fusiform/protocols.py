@@ -83,8 +83,9 @@ class LinearProbe:
     """What the head sees; None: what the task asks for."""
     layer: int | None = None
     """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
-    balance: bool = False
-    """Weight the training faces of a class task so that every class counts the same."""
+    balance: bool = True
+    """In tasks where each face has one class: weight the training faces so that every class counts the same. Without it
+    a rare class is hardly ever answered. Other tasks are not weighted."""
 
     def __post_init__(self) -> None:
         if not self.strengths or min(self.strengths) <= 0 or list(self.strengths) != sorted(set(self.strengths)):

@@ -1,0 +1,160 @@
+"""The heads of the frozen protocols, fitted fold by fold: who is fitted on, who chooses, who is tested."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.embedding import FeatureCache, Key
+from fusiform.errors import DataError
+from fusiform.probing import Decomposition, Ridge, nearest_mean
+from fusiform.protocols import KNN, LinearProbe
+from fusiform.tasks.splits import Round, rounds
+from fusiform.tasks.task import Classified, Labelled, SupervisedTask
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One round of fitting and testing: rows of the labelled faces."""
+
+    fit: Rows
+    choose: Rows
+    refit: Rows
+    """Trained on again with the chosen setting: the whole training side."""
+    test: Rows
+
+
+def split_folds(faces: Labelled) -> list[Fold]:
+    """The rounds of a set, each with rows to fit on and rows to choose a setting on.
+
+    With a "val" split the head is fitted on "train" and chosen on "val". Without one (folds), every fifth person of the
+    training side is held out for choosing, and the head is then fitted again on the whole side.
+    """
+    found = []
+    for part in rounds(faces):
+        _require_apart(faces, part)
+        if len(part.val):
+            found.append(Fold(part.train, part.val, part.train, part.test))
+            continue
+        people = np.unique(faces.person[part.train])
+        if len(people) < 2:
+            raise DataError(
+                f"{faces.dataset} has {len(people)} person to train on", expected="two: one to fit on, one to choose on"
+            )
+        held_out = np.isin(faces.person[part.train], people[:: max(2, min(5, len(people)))])
+        choose = part.train[held_out]
+        found.append(Fold(part.train[~held_out], choose[~faces.train_only[choose]], part.train, part.test))
+    return found
+
+
+def _require_apart(faces: Labelled, part: Round) -> None:
+    sides = {name: set(faces.person[getattr(part, name)].tolist()) for name in ("train", "val", "test")}
+    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := sides[one] & sides[two]:
+            raise DataError(
+                f"{len(shared)} people of {faces.dataset} are in {one} and in {two}, such as '{min(shared)}'",
+                expected="every person on one side only",
+                do="split the set by person (fusiform curate and fusiform render do)",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """What a linear probe answered."""
+
+    outputs: list[Floats]
+    """Of the test faces of each fold."""
+    strengths: list[float]
+    """Chosen in each fold."""
+
+
+def probe(
+    task: SupervisedTask,
+    protocol: LinearProbe,
+    faces: Labelled,
+    folds: list[Fold],
+    features: Floats,
+    grid: int,
+    *,
+    cache: FeatureCache,
+    key: Key,
+) -> Probed:
+    """Fit a ridge head in every fold.
+
+    Args:
+        features: of all faces, as `fusiform.embedding.embed` gives them.
+        grid: patches along one side of the encoder's input.
+        cache: where decompositions are looked up and kept, under `key` of the features and the rows.
+    """
+    outputs: list[Floats] = []
+    chosen: list[float] = []
+
+    def encode(rows: Rows) -> Floats:
+        return np.asarray(task.encode(faces.rows(rows), grid), np.float32)
+
+    def fit(rows: Rows) -> Ridge:
+        weight = _class_weight(task, encode, rows) if protocol.balance else None
+        name = (*key, "ridge", _digest(rows), "" if weight is None else _digest(weight))
+        parts: Decomposition | None = cache.get(name)
+        if parts is None:
+            parts = Decomposition.of(features, rows, weight)
+            cache.put(name, parts, parts.nbytes)
+        return Ridge.fit(features, rows, encode, weight, parts)
+
+    for fold in folds:
+        head, held_out = fit(fold.fit), faces.rows(fold.choose)
+        scores = [
+            task.score(task.decode(output, held_out, grid), held_out)[task.metric]
+            for output in head.predict(features, fold.choose, protocol.strengths)
+        ]
+        strength = protocol.strengths[best_index(scores, higher=task.higher_is_better)]
+        if fold.refit is not fold.fit:
+            head = fit(fold.refit)
+        outputs += head.predict(features, fold.test, [strength])
+        chosen.append(strength)
+    return Probed(outputs, chosen)
+
+
+def best_index(scores: list[float], *, higher: bool) -> int:
+    """Place of the best score; among equals the last (the strongest regularisation); undefined scores lose."""
+    worst = -np.inf
+    signed = [worst if not np.isfinite(s) else (s if higher else -s) for s in scores]
+    return max(i for i, s in enumerate(signed) if s == max(signed))
+
+
+def _class_weight(task: SupervisedTask, encode: Callable[[Rows], Floats], rows: Rows) -> Floats | None:
+    """Weights under which every class counts the same, mean 1; None where faces have no class."""
+    if not isinstance(task, Classified):
+        return None
+    label = encode(rows).argmax(1)
+    weight = 1 / np.bincount(label)[label]
+    return np.asarray(weight / weight.mean(), np.float32)
+
+
+def _digest(values: Rows | Floats) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def neighbours(
+    task: SupervisedTask, protocol: KNN, faces: Labelled, folds: list[Fold], features: Floats, grid: int
+) -> list[Floats]:
+    """The outputs of the test faces of each fold: weighted means of their neighbours' targets."""
+    return [
+        nearest_mean(
+            features,
+            fold.refit,
+            fold.test,
+            lambda rows: np.asarray(task.encode(faces.rows(rows), grid), np.float32),
+            k=protocol.k,
+            temperature=protocol.temperature,
+            standardise=protocol.standardise,
+        )
+        for fold in folds
+    ]

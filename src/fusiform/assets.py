@@ -335,6 +335,7 @@ def _into_cache(wanted: Asset, source: Url | WheelMember, target: Path, progress
         actual = sha256_of(Path(aside))
         if actual != wanted.sha256:
             raise SourceFailed(f"wrong content, sha256 {actual}")
+        os.chmod(aside, 0o644)  # a cache may be shared; mkstemp makes files for one user
         os.replace(aside, target)
     except OSError as error:
         raise SourceFailed(f"{type(error).__name__}: {error}") from error

@@ -42,7 +42,7 @@ class WheelMember:
     wheel_sha256: str
 
 
-class SourceFailed(Exception):  # noqa: N818 - a reason among others, not yet an error
+class SourceFailed(Exception):
     """Why this one source did not give the file."""
 
 

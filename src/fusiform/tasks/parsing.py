@@ -133,11 +133,13 @@ class Parsing:
             if parsing is None:
                 raise DataError(f"Face '{found.keys[i]}' of '{path}' has no parsing map", expected="a rendered set")
             target[i] = crop_map(parsing, whole)
-        chosen = np.flatnonzero(found.split == "val")
-        spare = chosen[evenly(found.person[chosen], CHOOSING)]
-        kept = np.setdiff1d(np.arange(len(target)), np.setdiff1d(chosen, spare))
-        faces = found.labelled(target).rows(kept)
-        return replace(faces, notes={**faces.notes, "faces in val": len(spare)})
+        val = np.flatnonzero(found.split == "val")
+        chosen = val[evenly(found.person[val], CHOOSING)]
+        unused = np.zeros(len(target), np.bool_)
+        unused[np.setdiff1d(val, chosen)] = True
+        # kept among the faces, so that the pixels, and with them an encoder's features, are those of the other tasks
+        faces = found.labelled(target, train_only=unused)
+        return replace(faces, notes={**faces.notes, "faces in val": len(chosen)})
 
     def encode(self, faces: Labelled, grid: int) -> NDArray[np.float32]:
         """(N, grid*grid, cells*cells*C): the share of each class in each cell over its usual share ** RARITY.

@@ -24,9 +24,9 @@ from fusiform.render.hair import CENTRE
 from fusiform.render.labels import FaceLabels, RenderedFace
 from fusiform.render.light import Lighting, shadow_map
 from fusiform.render.look import Look
-from fusiform.render.paint import FACE, NECK, NOSE, SkinPaint
+from fusiform.render.paint import CLOTH, FACE, NECK, NOSE, SkinPaint
 from fusiform.render.person import Person
-from fusiform.render.props import Lens, cover_with_block, tint_lenses
+from fusiform.render.props import FRAME, Lens, cover_with_block, tint_lenses
 from fusiform.render.raster import Buffers
 from fusiform.render.shade import View as ShadeView
 from fusiform.render.shade import box, even_blocks, fill_blocks, majority, shade
@@ -78,7 +78,7 @@ def finish(
     small = np.empty((size, size, 3), np.float32)
     box(np.asarray(picture, np.float32), SAMPLES, small)
     image = develop(stream("film"), small, exposure, dials.film.white_balance)
-    landmarks = _landmarks(subject, view, buffers.depth, shielded | blocked, size)
+    landmarks = _landmarks(subject, view, buffers.depth, shielded | blocked | _foreign(joined, buffers), size)
     labels = _labels(subject, view, lighting, landmarks, parsing, exposure, background, bool(blocked.any()), placement)
     return RenderedFace(image, parsing, labels, exposure.quality)
 
@@ -138,6 +138,12 @@ def _point_positions(subject: Subject, view: View) -> F32:
     index[17:27], weight[17:27] = chart.embed(head, at[:, 0], at[:, 1])
     placed = place(subject.vertices, view, subject.turn)
     return np.einsum("kj,kjd->kd", weight, placed[index]).astype(np.float32)
+
+
+def _foreign(joined: Joined, buffers: Buffers) -> Bool:
+    """Samples (side, side) where a hat, mask, scarf or hand is in front."""
+    material = joined.material[np.maximum(buffers.triangle, 0)]
+    return np.asarray((material > CLOTH + FRAME) & (buffers.triangle >= 0))
 
 
 def _landmarks(subject: Subject, view: View, depth: F32, hidden: Bool, size: int) -> F32:

@@ -95,9 +95,9 @@ def grow(
             least = radius_at(skull, ox, oy, oz) + clearance * min(1.0, s / 2.0)
             if r < least and qy > -13.0:
                 qx, qy, qz = centre[0] + ox / r * least, centre[1] + oy / r * least, centre[2] + oz / r * least
-            if spare_face > 0.0 and qz > -7.0 and qy < 4.0 and abs(qx) < spare_face:
-                side = 1.0 if root[k, 0] >= 0.0 else -1.0
-                qx += side * 0.45 * (spare_face - side * qx)
+            side = 1.0 if start[k, 0] >= 0.0 else -1.0
+            if spare_face > 0.0 and qz > -8.0 and qy < 6.8 and side * qx < spare_face:
+                qx += side * 0.7 * (spare_face - side * qx)
             dx, dy, dz = qx - px, qy - py, qz - pz
             norm = math.sqrt(dx * dx + dy * dy + dz * dz) + 1e-6
             dx, dy, dz = dx / norm, dy / norm, dz / norm

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusiform.render.chart import AXIS_Z, Chart, coordinates, smooth
 from fusiform.render.geometry import Head, Part
-from fusiform.render.growth import grow, ribbons, skull_radius
+from fusiform.render.growth import grow, radius_at, ribbons, skull_radius
 from fusiform.render.raster import vertex_normals
 from fusiform.render.types import F32, F64, I32
 
@@ -164,8 +164,10 @@ def grow_hair(
         return []
     long = style.length[0] + (style.length[1] - style.length[0]) * length
     p, n, canonical = roots(r, head, vertices, weight, style.strands)
-    tie = np.array([0.0, r.uniform(2.0, 9.5), -19.0])
-    tie[2] = -19.3 + 0.35 * max(0.0, tie[1] - 3.0)
+    skull = skull_radius(vertices[_skull_vertices(head)], CENTRE)
+    steep = math.radians(float(r.uniform(2.0, 40.0)))
+    back = np.array([0.0, math.sin(steep), -math.cos(steep)])
+    tie = CENTRE + back * (radius_at(skull, *map(float, back)) + 0.6)
     flow = _combed(style, canonical, part_x, tie) + r.normal(0, 0.07, (style.strands, 3))
     angle = np.arctan2(canonical[:, 0], canonical[:, 2] - AXIS_Z)
     size = (
@@ -183,7 +185,6 @@ def grow_hair(
     flow /= np.linalg.norm(flow, axis=1, keepdims=True) + 1e-6
     start = (flow + n * lift[:, None]).astype(np.float32)
     start /= np.linalg.norm(start, axis=1, keepdims=True)
-    skull = skull_radius(vertices[_skull_vertices(head)], CENTRE)
     target = tie.astype(np.float32)
     pull = 0.0
     if style.comb == "tie":
@@ -264,7 +265,7 @@ def shell(head: Head, vertices: F32, weight: F32, height: float, cover: float) -
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-6
     turn = np.arctan2(at[:, 0], at[:, 2] + 12.0) * 9
     far = np.linalg.norm(at - np.array([0.5, 12.0, -12.0], np.float32), axis=1)
-    strand = np.stack([turn, far, weight[ids], np.full(len(ids), 0.15)], 1)
+    strand = np.stack([turn, far, weight[ids] ** 2, np.full(len(ids), 0.15)], 1)
     return Growth(
         out.astype(np.float32),
         tangent.astype(np.float32),

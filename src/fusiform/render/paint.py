@@ -215,8 +215,8 @@ def eye_albedo(e: EyePaint, x: float, y: float, z: float) -> tuple[float, float,
     open_ = smoothstep(e.pupil - 0.04, e.pupil + 0.05, r)
     vein = e.vein * max(0.0, noise3(turn * 8.0, r * 1.3, e.seed + 7.0)) * smoothstep(1.3, 2.4, r)
     return (
-        (e.red * f * open_ + 0.004) * inside + (0.50 - 0.05 * vein) * (1.0 - inside),
-        (e.green * f * open_ + 0.004) * inside + (0.46 - 0.18 * vein) * (1.0 - inside),
-        (e.blue * f * open_ + 0.004) * inside + (0.43 - 0.18 * vein) * (1.0 - inside),
+        (e.red * f * open_ + 0.004) * inside + (0.42 - 0.04 * vein) * (1.0 - inside),
+        (e.green * f * open_ + 0.004) * inside + (0.385 - 0.15 * vein) * (1.0 - inside),
+        (e.blue * f * open_ + 0.004) * inside + (0.355 - 0.15 * vein) * (1.0 - inside),
         0.06 + 0.12 * inside,
     )

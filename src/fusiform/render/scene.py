@@ -93,7 +93,7 @@ def face(
     hidden = look.hides_hair
     if look.style != "bald" and not hidden:
         _add_hair(assembly, stream("hair"), head, neutral, weight, look, person, view)
-    if look.beard in ("full", "moustache", "goatee"):
+    if look.beard in ("full", "moustache", "goatee") and not look.mask:
         for growth in grow_beard(
             stream("beard"), head, chart_of(head), vertices, look.beard, look.beard_length, person.texture_seed
         ):
@@ -136,7 +136,7 @@ def _add_head(assembly: Assembly, head: Head, vertices: F32, view: View, turn: F
         strand = np.stack([at[:, 0] * 24 + at[:, 1] * 3, at[:, 2], head.lash[ids]], 1).astype(np.float32)
         assembly.add(
             Piece(position[ids], attributes[ids], local.reshape(-1, 3).astype(np.int32), material[lashes], label[lashes],
-                  strand=strand, cover=0.52, casts=False)
+                  strand=strand, cover=0.5, casts=False)
         )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def skin_sample(
             label = NOSE
     r, g, b = r * dark * (1.0 + red), g * dark * (1.0 - 0.7 * red), b * dark * (1.0 - 0.75 * red)
     if scalp > 0.0 and s.scalp > 0.0:
-        k = s.scalp * scalp * (0.75 + 0.35 * fine)
+        k = s.scalp * scalp * scalp * (0.75 + 0.35 * fine)
         k = min(0.95, max(0.0, k))
         r, g, b = r * (1.0 - k) + s.hair_red * k, g * (1.0 - k) + s.hair_green * k, b * (1.0 - k) + s.hair_blue * k
         shine *= 1.0 - k
@@ -103,7 +103,7 @@ def skin_sample(
         if lip > 0.5:
             label = UPPER_LIP if y > s.mouth_line else LOWER_LIP
     if s.shadow_cover > 0.0:
-        lid = sample_mask(masks, angle, y, 1) * smoothstep(-0.1, 0.5, y) * s.shadow_cover
+        lid = sample_mask(masks, angle, y, 1) * smoothstep(-0.1, 0.5, y) * smoothstep(0.09, 0.2, abs(angle)) * s.shadow_cover
         r = r * (1.0 - lid) + s.shadow_red * lid
         g = g * (1.0 - lid) + s.shadow_green * lid
         b = b * (1.0 - lid) + s.shadow_blue * lid

@@ -209,4 +209,4 @@ def _pieces(header: bytes, tensors: list[Tensor]) -> Iterator[memoryview]:
     yield memoryview(header)
     for tensor in tensors:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        yield memoryview(flat.view(torch.uint8).numpy())
+        yield flat.view(torch.uint8).numpy().data

@@ -142,7 +142,7 @@ def open_sealed_json(path: Path) -> dict[str, Any]:
     if not whole:
         raise DataError(f"{path} is damaged or was edited: its checksum does not fit", expected="the file as written")
     del values["sha256"]
-    return values  # type: ignore[no-any-return]
+    return values
 
 
 def _canonical(values: Mapping[str, Any]) -> bytes:

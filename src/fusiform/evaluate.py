@@ -7,6 +7,7 @@ Nothing here knows a particular task or encoder, so tasks x protocols x encoders
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
@@ -195,7 +196,8 @@ def _scores(
     if isinstance(task, Tallied):
         sums: Tallied = task
         totals = drawn.totals(sums.tally(prediction, light))
-        return task.score(prediction, light), intervals.scored_draws(drawn, lambda i: sums.score_tally(totals[i]))
+        values = task.score(prediction, light)  # type: ignore[arg-type]  # embeddings or predictions, as it made them
+        return values, intervals.scored_draws(drawn, lambda i: sums.score_tally(totals[i]))
     if not learns(task):
         distances: EmbeddingTask = task  # type: ignore[assignment]
         embedding = prediction.astype(np.float32)
@@ -230,6 +232,7 @@ def _rows(
         split_sha256=split_sha256(members),
         **task.measurement_notes,  # type: ignore[arg-type]
     )
+    described = json.loads(json.dumps(spec.to_dict()))  # lists for tuples, as it comes back from the file
     counted = [f"{count} {what}" for what, count in faces.notes.items()]
     names = [task.metric, *(name for name in values if name != task.metric)]
     rows = []
@@ -252,7 +255,7 @@ def _rows(
                 n=len(scored),
                 people=len(np.unique(scored.person)),
                 higher_is_better=task.higher_is_better if name == task.metric else metrics.higher_is_better(name),
-                measurement=spec.to_dict(),
+                measurement=described,
                 measurement_digest=spec.digest,
                 date=date,
                 note="; ".join([*undefined, *notes, *counted]),

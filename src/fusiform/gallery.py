@@ -73,10 +73,10 @@ def reconstructions(method: MAEFace, images: Images, seed: int, *, count: int = 
     )
     return Picture(
         title="Reconstructions of masked faces",
-        caption=f"{100 * ratio:.0f} % of the patches are hidden; the decoder paints them from what the encoder saw in the "
-        f"rest. Visible patches are pasted back. Squared error on the hidden patches of these faces: {error:.3f}.{note}",
+        caption=f"{100 * ratio:.0f} % of the patches are hidden; the decoder paints them from what the encoder saw in "
+        f"the rest. Visible patches are pasted back. Squared error on the hidden patches here: {error:.3f}.{note}",
         tiles=tuple(tiles),
-        columns=("original", "what it sees", "what it makes of it"),
+        columns=("original", "seen", "painted"),
     )
 
 
@@ -162,11 +162,11 @@ def neighbours(
         hits = people[nearest[known, 0]] == people[known]
         expected = _chance(people, known)
         caption += (
-            f" A frame with a tick marks the same person. Over all {int(known.sum()):,} faces that have another of their "
-            f"person among the {len(images):,}, the nearest one shows that person in {100 * hits.mean():.0f} % "
+            f" A frame with a tick marks the same person. Over all {int(known.sum()):,} faces that have another of "
+            f"their person among the {len(images):,}, the nearest one shows that person in {100 * hits.mean():.0f} % "
             f"(by chance {100 * expected:.1f} %)."
         )
-    return Picture(title=title, caption=caption, tiles=tuple(tiles))
+    return Picture(title=title, caption=caption, tiles=tuple(tiles), wide=True)
 
 
 def _chance(people: NDArray[np.str_], known: NDArray[np.bool_]) -> float:

@@ -21,8 +21,8 @@ from fusiform.report import charts, figures
 from fusiform.report.data import DataSummary
 from fusiform.report.pictures import Picture
 from fusiform.report.runs import RunSummary, common_learned
-from fusiform.report.verdicts import Cell, Score, Status, cells, deciding, tally
-from fusiform.report.words import SpecWords, glossary, limits, spec_words
+from fusiform.report.verdicts import Cell, Status, cells, deciding, tally
+from fusiform.report.words import Glossary, SpecFact, glossary, limits, shown_scores, spec_words, unit
 from fusiform.results import ResultRow
 
 MARKS: Mapping[Status, str] = {"better": "▲", "worse": "▼", "cannot tell": "◆"}
@@ -47,10 +47,11 @@ class _Page:
     compared: int
     forest: charts.Forest | None
     several: bool
-    glossary: Sequence[tuple[str, str]]
+    glossary: Glossary
+    all_metrics: Sequence[tuple[str, str]]
     pictures: Sequence[Picture]
     data: DataSummary | None
-    spec: SpecWords
+    spec: Sequence[SpecFact]
     commands: Sequence[str]
     machine: Sequence[tuple[str, str]]
     limits: Sequence[str]
@@ -116,7 +117,8 @@ def _page(
         compared=sum(counts.values()),
         forest=charts.forest(first),
         several=len({c.encoder for c in found if c.encoder}) > 1,
-        glossary=glossary(c for c in found if c.metric),
+        glossary=glossary([c for c in first if c.metric]),
+        all_metrics=glossary([c for c in found if c.metric]).metrics,
         pictures=pictures,
         data=data,
         spec=spec_words([(f"{r.task} on {r.dataset}", r.measurement_digest, r.measurement) for r in measured]),
@@ -197,25 +199,5 @@ def _environment() -> Environment:
         hide_places=figures.hide_places,
         share=figures.share,
     )
-    environment.globals.update(marks=MARKS, scores=_scores)
+    environment.globals.update(marks=MARKS, scores=shown_scores, unit=unit)
     return environment
-
-
-def _scores(cell: Cell) -> dict[str, tuple[str, str]]:
-    """Value and interval of trained, untrained and difference, all with the same decimals."""
-    plain = [s for s in (cell.trained, cell.untrained) if s is not None]
-    places = figures.decimals(v for s in plain for v in (s.value, s.low, s.high))
-
-    def shown(score: Score | None, signed: bool = False) -> tuple[str, str]:
-        if score is None:
-            return ("–", "")
-        return (
-            figures.number(score.value, places, signed=signed),
-            figures.interval(score.low, score.high, places, signed=signed),
-        )
-
-    return {
-        "trained": shown(cell.trained),
-        "untrained": shown(cell.untrained),
-        "difference": shown(cell.difference, signed=True),
-    }

@@ -50,6 +50,8 @@ class Picture:
     """What the stages in each tile are, from left to right, all equally wide."""
     legend: tuple[tuple[str, str], ...] = ()
     """(name, colour as #rrggbb)."""
+    wide: bool = False
+    """Whether each tile holds many small faces and needs half a page."""
 
     def __post_init__(self) -> None:
         for name, colour in self.legend:
@@ -81,6 +83,7 @@ def save(pictures: Sequence[Picture], folder: Path) -> None:
             "caption": picture.caption,
             "columns": picture.columns,
             "legend": picture.legend,
+            "wide": picture.wide,
             "tiles": tiles,
         }
         (folder / f"{i:02}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
@@ -108,6 +111,7 @@ def _read(path: Path) -> Picture:
             tiles=tiles,
             columns=tuple(map(str, values.get("columns", ()))),
             legend=tuple((str(name), str(colour)) for name, colour in values.get("legend", ())),
+            wide=bool(values.get("wide", False)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

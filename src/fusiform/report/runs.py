@@ -64,7 +64,7 @@ class RunSummary:
             name=folder.resolve().name,
             recipe=str(stored.get("recipe", "")),
             about=str(config.get("about", "")),
-            method=str(stored.get("method", "")).rpartition(".")[2].removesuffix("Config"),
+            method=_method_name(str(stored.get("method", ""))),
             config=config,
             curve=tuple(
                 CurvePoint(int(r["step"]), float(r.get("epoch", 0)), float(r["loss"]))
@@ -181,6 +181,15 @@ def common_learned(runs: Sequence[RunSummary]) -> str:
     if len(runs) == 1:
         return runs[0].learned()
     return " ".join(f"{run.name}: {run.learned()}" for run in runs)
+
+
+METHOD_NAMES = {"MAEFace": "MAE-Face", "PaCoFR": "PaCo-FR"}
+"""Class of a method -> how its paper writes it, where the two differ."""
+
+
+def _method_name(config_class: str) -> str:
+    name = config_class.rpartition(".")[2].removesuffix("Config")
+    return METHOD_NAMES.get(name, name)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from textwrap import wrap
 
-from fusiform.report.figures import decimals, interval, number, plural
-from fusiform.report.verdicts import VERDICTS, Cell, Score, cells, deciding, tally
+from fusiform.report.figures import plural
+from fusiform.report.verdicts import VERDICTS, Cell, cells, deciding, tally
+from fusiform.report.words import shown_scores, unit
 from fusiform.results import ResultRow
 
 WIDTH = 110
@@ -38,7 +39,7 @@ def table_text(rows: Iterable[ResultRow], *, every_metric: bool = False) -> str:
             continue
         lines.append(f"{task} on {dataset}: {plural(first.n, 'face')} of {plural(first.people, 'person', 'people')}")
         lines += [_row(cell, several) for cell in group]
-    return "\n".join([*_aligned(lines), "", summary_line(shown)]) + "\n"
+    return "\n".join([*_aligned(lines), "", *wrap(summary_line(shown), WIDTH)]) + "\n"
 
 
 def summary_line(shown: Sequence[Cell]) -> str:
@@ -56,23 +57,11 @@ def summary_line(shown: Sequence[Cell]) -> str:
 
 
 def _row(cell: Cell, several: bool) -> list[str]:
-    scores = [s for s in (cell.trained, cell.untrained) if s is not None]
-    places = decimals(v for s in scores for v in (s.value, s.low, s.high))
-    arrow = "↑" if cell.higher_is_better else "↓"
+    arrow, name = "↑" if cell.higher_is_better else "↓", unit(cell.task, cell.metric).name
     protocol = f"{cell.encoder}: {cell.protocol}" if several else cell.protocol
-    return [
-        protocol,
-        f"{cell.metric} {arrow}",
-        _score(cell.trained, places),
-        _score(cell.untrained, places),
-        cell.status,
-    ]
-
-
-def _score(score: Score | None, places: int) -> str:
-    if score is None:
-        return "–"
-    return f"{number(score.value, places)} {interval(score.low, score.high, places)}".rstrip()
+    shown = shown_scores(cell)
+    numbers = [" ".join(score).rstrip() for score in (shown.trained, shown.untrained)]
+    return [protocol, f"{cell.metric} {arrow} {name}".rstrip(), *numbers, cell.status]
 
 
 def _aligned(lines: Sequence[list[str] | str]) -> list[str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusiform.measurement import EXACT_POINTS
-from fusiform.report.figures import plural
-from fusiform.report.verdicts import Cell
+from fusiform.report.figures import decimals, interval, number, plural
+from fusiform.report.verdicts import Cell, Score
 
 TASKS: Mapping[str, str] = {
     "alignment": "Where the points of a face lie.",
@@ -25,32 +25,36 @@ TASKS: Mapping[str, str] = {
 }
 
 METRICS: Sequence[tuple[str, str]] = (
-    (
-        r"nme_interocular",
-        "mean distance between predicted and true points, in % of the distance of the outer eye corners",
-    ),
-    (r"nme_box", "mean distance between predicted and true points, in % of the size of the points' bounding box"),
-    (r"nme_.*", "mean distance between predicted and true points, in % of a length of the face"),
+    (r"nme_interocular", "mean distance of predicted from true points, in % of the distance of the outer eye corners"),
+    (r"nme_box", "mean distance of predicted from true points, in % of the size of the points' bounding box"),
+    (r"nme_.*", "mean distance of predicted from true points, in % of a length of the face"),
     (r"AUC@10", "area under the share of faces up to an error of 10 %; 1 is perfect"),
     (r"FR@10", "share of faces with an error above 10 %"),
-    (r"f1_mean|macro_f1|F1", "F1 is 2·hits / (predicted + true), here the mean over the classes; 1 is perfect"),
+    (r"f1_mean|f1_macro|f1|F1", "F1 is 2·hits / (predicted + true), here the mean over classes; 1 is perfect"),
     (r"f1_.*", "F1 of one class: 2·hits / (predicted + true), pooled over all faces; 1 is perfect"),
-    (r"AUC.*|auc.*", "chance that a true case scores above a false one; .5 is guessing, 1 is perfect"),
+    (r"(?i)auc.*", "chance that a true case scores above a false one; .5 is guessing, 1 is perfect"),
     (r"EER", "error rate at the threshold where false accepts and false rejects are equally frequent"),
-    (r"TAR@FAR=.*", "share of same-person pairs accepted while that share of different-person pairs is"),
+    (r"TAR@FAR=.*", "share of same-person pairs accepted where that share of different-person pairs is"),
     (r"rank-1", "share of photos whose nearest gallery face is the right person"),
     (r"rank-\d+", "share of photos with the right person among that many nearest gallery faces"),
     (r"nearest_neighbour", "share of photos whose nearest other photo shows the same person"),
     (r"balanced_accuracy", "share of right answers in each class, averaged over classes"),
     (r"accuracy.*", "share of right answers"),
-    (r"geodesic.*", "angle of the rotation between predicted and true head pose, in degrees"),
-    (r"mae.*|MAE.*", "mean absolute error"),
-    (r"rmse.*", "root of the mean squared error"),
-    (r"icc.*|ICC.*", "ICC(3,1), agreement of two raters up to a constant; 1 is perfect, 0 is chance"),
-    (r"ccc.*|CCC.*", "Lin's concordance: correlation that also punishes shifts and scale; 1 is perfect, 0 is chance"),
+    (r"geodesic.*", "angle of the rotation from the true to the predicted head pose, in degrees"),
+    (r"(?i)mae.*", "mean absolute error"),
+    (r"(?i)rmse.*", "root of the mean squared error"),
+    (r"(?i)icc.*", "ICC(3,1), agreement of two raters up to a constant; 1 is perfect, 0 is chance"),
+    (r"(?i)ccc.*", "Lin's concordance: a correlation that also punishes shift and scale; 1 is perfect, 0 is chance"),
     (r"pearson.*|r(_.*)?", "Pearson's correlation; 1 is perfect, 0 is chance"),
 )
 """Pattern of the whole name -> what it measures. The first that fits counts."""
+
+UNITS: Sequence[tuple[str, str, float, str]] = (
+    (r".*", r"nme_.*|FR@.*|EER|HTER|TAR@.*|rank-.*|nearest_neighbour|accuracy.*|balanced_accuracy", 100.0, "%"),
+    (r"head-pose", r"(?i)mae.*|rmse.*|geodesic.*", 1.0, "°"),
+    (r"age|attributes", r"(?i)mae.*|rmse.*", 1.0, "years"),
+)
+"""Patterns of task and metric -> factor from the stored value to the shown one, and its unit."""
 
 PROTOCOLS: Mapping[str, str] = {
     "linear": "a linear head (ridge regression) on the frozen encoder",
@@ -62,25 +66,78 @@ PROTOCOLS: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is shown."""
+
+    scale: float = 1.0
+    name: str = ""
+
+
+def unit(task: str, metric: str) -> Unit:
+    """Shares that the field quotes in per cent are shown so; results.jsonl always holds the share."""
+    for tasks, metrics, scale, name in UNITS:
+        if re.fullmatch(tasks, task) and re.fullmatch(metrics, metric):
+            return Unit(scale, name)
+    return Unit()
+
+
+@dataclass(frozen=True)
+class ShownScores:
+    """A cell's numbers as text: (value, interval) of each."""
+
+    trained: tuple[str, str]
+    untrained: tuple[str, str]
+    difference: tuple[str, str]
+
+
+def shown_scores(cell: Cell) -> ShownScores:
+    """Value and interval of trained, untrained and difference, in the metric's unit and with the same decimals."""
+    scale = unit(cell.task, cell.metric).scale
+    plain = [s for s in (cell.trained, cell.untrained) if s is not None]
+    places = decimals(None if v is None else scale * v for s in plain for v in (s.value, s.low, s.high))
+
+    def shown(score: Score | None, signed: bool = False) -> tuple[str, str]:
+        if score is None:
+            return ("–", "")
+        value, low, high = (None if v is None else scale * v for v in (score.value, score.low, score.high))
+        return number(value, places, signed=signed), interval(low, high, places, signed=signed)
+
+    return ShownScores(shown(cell.trained), shown(cell.untrained), shown(cell.difference, signed=True))
+
+
 def metric_words(metric: str) -> str:
     """What a metric measures; "" for one that is not known here."""
     return next((words for pattern, words in METRICS if re.fullmatch(pattern, metric)), "")
 
 
-def glossary(cells: Iterable[Cell]) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Glossary:
+    """(name, sentence) of what occurs in a report."""
+
+    tasks: tuple[tuple[str, str], ...]
+    protocols: tuple[tuple[str, str], ...]
+    metrics: tuple[tuple[str, str], ...]
+
+
+def glossary(cells: Sequence[Cell]) -> Glossary:
     """Every task, protocol and metric of these cells with its explanation; metrics of one family share an entry."""
-    cells = list(cells)
-    entries: dict[str, list[str]] = {}
-    for cell in cells:
-        for name, words in (
-            (cell.task, TASKS.get(cell.task, "")),
-            (cell.protocol.split(" (")[0], PROTOCOLS.get(cell.protocol.split(" (")[0], "")),
-            (cell.metric, metric_words(cell.metric)),
-        ):
-            if words:
-                names = entries.setdefault(words, [])
-                names.append(name) if name not in names else None
-    return [(_listed(names), words[:1].upper() + words[1:].rstrip(".") + ".") for words, names in entries.items()]
+    protocols = [cell.protocol.split(" (")[0] for cell in cells]
+    return Glossary(
+        tasks=_entries((cell.task, TASKS.get(cell.task, "")) for cell in cells),
+        protocols=_entries((name, PROTOCOLS.get(name, "")) for name in protocols),
+        metrics=_entries((cell.metric, metric_words(cell.metric)) for cell in cells),
+    )
+
+
+def _entries(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    entries: dict[str, dict[str, None]] = {}
+    for name, words in pairs:
+        if words:
+            entries.setdefault(words, {})[name] = None
+    return tuple(
+        (_listed(list(names)), words[:1].upper() + words[1:].rstrip(".") + ".") for words, names in entries.items()
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -91,20 +148,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class SpecGroup:
-    """Measurements that were made in the same way."""
+class SpecFact:
+    """One sentence of the measurement spec, and which measurements it is true of."""
 
-    what: str
-    facts: tuple[tuple[str, str], ...]
-    digest: str
-
-
-@dataclass(frozen=True)
-class SpecWords:
-    """What is true of every measurement, and of each by itself."""
-
-    common: tuple[tuple[str, str], ...]
-    groups: tuple[SpecGroup, ...]
+    label: str
+    words: str
+    where: tuple[str, ...]
+    """Names of the measurements; empty where it is true of all."""
 
 
 def spec_facts(measurement: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -150,29 +200,28 @@ def _jitter(name: str) -> str:
     )
 
 
-def spec_words(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> SpecWords:
-    """Specs in words, what is common to all said once.
+def spec_words(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[SpecFact]:
+    """The specs of all measurements as one list, each fact said once; what is true of all comes first.
 
     Args:
         named: (what was measured, digest, measurement) of every row.
     """
-    whats: dict[str, list[str]] = {}
-    specs: dict[str, list[tuple[str, str]]] = {}
+    specs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for what, digest, measurement in named:
-        specs.setdefault(digest, spec_facts(measurement))
-        names = whats.setdefault(digest, [])
-        if what not in names:
-            names.append(what)
-    everywhere = [set(facts) for facts in specs.values()]
-    common = set.intersection(*everywhere) if everywhere else set()
-    first = next(iter(specs.values()), [])
-    return SpecWords(
-        common=tuple(fact for fact in first if fact in common),
-        groups=tuple(
-            SpecGroup(" · ".join(whats[digest]), tuple(f for f in facts if f not in common), digest)
-            for digest, facts in specs.items()
-        ),
-    )
+        specs.setdefault((what, digest), [*spec_facts(measurement), ("Fingerprint of all this", digest)])
+    order: dict[str, None] = dict.fromkeys(label for facts in specs.values() for label, _ in facts)
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for (what, _), facts in specs.items():
+        for fact in facts:
+            where.setdefault(fact, {})[what] = None
+    everything = {what for what, _ in specs}
+    said = [
+        SpecFact(label, words, () if set(whats) == everything else tuple(whats))
+        for name in order
+        for (label, words), whats in where.items()
+        if label == name
+    ]
+    return sorted(said, key=lambda fact: bool(fact.where))
 
 
 # ------------------------------------------------------------------------------------------ limits

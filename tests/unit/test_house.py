@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("faces", "methods", "tasks", "probes"),
     (
         *("optim", "world", "checkpoint", "run", "encoder", "weights", "recipes"),
-        *("engine", "embedding", "probing", "finetuning", "evaluate"),
+        *("engine", "embedding", "probing", "heads", "finetuning", "evaluate"),
     ),
     ("render", "curate", "compare", "infer", "export", "report", "gallery", "suite", "serve"),
     ("commands", "cli"),

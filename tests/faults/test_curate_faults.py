@@ -37,7 +37,7 @@ def start(photos: Path, out: Path, workers: int = 2, chunk: int = 3) -> subproce
 
 
 def commits(out: Path) -> int:
-    return len(list((out / "commits").glob("*[0-9].parquet"))) if out.exists() else 0
+    return len(list((out / "commits").glob("*.json"))) if out.exists() else 0
 
 
 def test_kill_9_at_random_moments(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class FakeFinder:
             x, y, s = i * (side + 10) + i, 10.0 + i, side - 2 * i
             at = [(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)]
             points = tuple((x + s * u, y + s * v) if code != DEGENERATE else (x, y) for u, v in at)
-            found.append(Face((x, y, x + s, y + s), 0.95 - 0.01 * i, points))
+            score = 0.75 if code == UNSURE else 0.95 - 0.01 * i
+            found.append(Face((x, y, x + s, y + s), score, points))
         return found
 
     def points(self, image: NDArray[np.uint8], face: Face) -> tuple[NDArray[np.float64], str, float] | None:
@@ -64,7 +65,7 @@ class FakeFinder:
         presence = 0.2 if int(image[0, 0, 1]) == UNSURE else 0.9
         assert face.points5 is not None
         mesh = np.tile(np.mean(face.points5, 0), (478, 1))
-        mesh[[468, 473, 1, 61, 291]] = face.points5
+        mesh[[468, 473, 1, 61, 291]] = mesh[[468, 473, 4, 61, 291]] = face.points5
         return mesh, "mediapipe-478", presence
 
 

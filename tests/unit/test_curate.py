@@ -133,7 +133,7 @@ def test_a_second_run_does_what_is_new(photos: Path, tmp_path: Path) -> None:
     assert len(faces) == 13
     card = read_card(tmp_path / "set")
     assert card["counts"]["vanished"] == 1
-    assert "bob/2" in card["notes"][0]
+    assert any("bob/2" in note for note in card["notes"])
 
     make(photos, tmp_path / "fresh")
     fresh = content(tmp_path / "fresh")

@@ -95,6 +95,7 @@ def describe(
             f"'{faces.folder}' has {seen} files, but {len(kept_files)} kept and {refused.num_rows} refused",
             expected="one row for each refused file",
         )
+    unsure = pc.sum(pc.match_substring(pc.fill_null(kept["detail"], ""), "landmark model unsure")).as_py() or 0
     people = [p for p in pc.unique(kept["subject"]).to_pylist() if p]
     models = record["models"]
     crop = faces.crop.to_dict()
@@ -123,7 +124,7 @@ def describe(
             {name: str(m.get(name, "")) for name in ("role", "id", "licence", "training_data", "sha256", "note")}
             for m in models["cards"]
         ],
-        "notes": [*models["notes"], *_vanished_note(vanished)],
+        "notes": [*models["notes"], *_rights_note(kept), *_unsure_note(unsure), *_vanished_note(vanished)],
         "command": _command(record, options),
     }
 
@@ -208,6 +209,19 @@ def _rights(kept: pa.Table) -> list[dict[str, Any]]:
         for g in groups
     ]
     return sorted(rows, key=lambda r: (-r["faces"], r["source"], r["licence"], r["consent"]))
+
+
+def _rights_note(kept: pa.Table) -> list[str]:
+    unknown = pc.sum(pc.is_in(kept["licence"], value_set=pa.array(["", "unknown"]))).as_py() or 0
+    if not unknown:
+        return []
+    return [f"The licence of {unknown:,} faces is unknown. State it with --licence before the set is used or shared."]
+
+
+def _unsure_note(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"{count:,} faces are kept although the landmark model is unsure of them: faces in profile, mostly."]
 
 
 def _vanished_note(vanished: Sequence[str]) -> list[str]:

@@ -28,7 +28,8 @@ class CurateOptions:
     """Detector score below which a face does not count; without it the detector's own, .7 for YuNet. Above .85 faces
     in profile are lost."""
     min_presence: float = 0.5
-    """Landmark model's own certainty that it looks at a face, below which a face is left out."""
+    """Landmark model's own certainty that it looks at a face, below which a face is left out unless the detector is
+    sure of it, as with faces in profile."""
     max_pixels: int = MAX_PIXELS
     """Pixels of the largest photo that is decoded."""
     licence: str = "unknown"

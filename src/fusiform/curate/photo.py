@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.curate.options import CurateOptions
+from fusiform.curate.points import FaceFinder, find_points
 from fusiform.curate.scan import SourceFile
 from fusiform.errors import DataError
 from fusiform.faces.align import Image, Placement, crop, place, place_box, template
 from fusiform.faces.decode import FORMATS, ImageRefused, decode, sniff
 from fusiform.faces.detect import Face
-from fusiform.faces.schemes import to_68, to_five
 
 MAX_FILE_BYTES = 512 << 20
 HEAD_BYTES = 1024
@@ -35,6 +34,7 @@ class Cut:
     placement: Placement
     jpeg: bytes
     labels: dict[str, Any]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,6 @@ class Photo:
     def refuse(self, reason: str, detail: str = "") -> Photo:
         """The same file without faces, for a reason."""
         return replace(self, refused=reason, detail=detail, kept=(), left_out=())
-
-
-class FaceFinder(Protocol):
-    """What a worker has loaded: where the faces are, and their points."""
-
-    def faces(self, image: Image) -> Sequence[Face]:
-        """Every face in an (H, W, 3) uint8 RGB picture."""
-        ...
-
-    def points(self, image: Image, face: Face) -> tuple[NDArray[np.float64], str, float] | None:
-        """(K, 2) points in photo pixels, their scheme and the presence score; None without a landmark model."""
-        ...
 
 
 def look(options: CurateOptions, finder: FaceFinder, file: SourceFile) -> Photo:
@@ -175,30 +163,26 @@ def _cut(finder: FaceFinder, pixels: Image, number: int, face: Face, options: Cu
         "face_pixels": round(side, 1),
         "score": round(score, 4),
     }
-    five = None if face.points5 is None else np.asarray(face.points5, np.float64)
-    presence, answer = None, finder.points(pixels, face)
-    if answer is not None:
-        points, scheme, presence = answer
-        if not presence >= options.min_presence:
-            return LeftOut(number, "no-landmarks", score, f"presence {presence:.2f}")
-        labels["presence"] = round(float(presence), 4)
-        five = to_five(points, scheme)
+    points = find_points(finder, pixels, face, options.min_presence)
+    if not points.believed:
+        return LeftOut(number, "no-landmarks", score, f"presence {points.presence:.2f}")
+    if points.presence is not None:
+        labels["presence"] = round(points.presence, 4)
     onto = template(options.template, options.size)
-    if five is None and onto.points:
+    if points.five is None and onto.points:
         return LeftOut(number, "no-landmarks", score, "neither the detector nor a landmark model gives points")
     try:
-        placement = place(five, onto) if five is not None and onto.points else place_box(face.box, onto)
+        placement = place(points.five, onto) if points.five is not None and onto.points else place_box(face.box, onto)
     except DataError as error:
         return LeftOut(number, "no-placement", score, error.what)
-    if five is not None:
-        labels["points5"] = _rounded(placement.to_crop(five))
-    if answer is not None:
-        ibug = placement.to_crop(to_68(answer[0], answer[1]))
-        labels["landmarks"] = [[*xy, 1.0] for xy in _rounded(ibug)]
+    if points.five is not None:
+        labels["points5"] = _rounded(placement.to_crop(points.five))
+    if points.ibug is not None:
+        labels["landmarks"] = [[*xy, 1.0] for xy in _rounded(placement.to_crop(points.ibug))]
     jpeg = simplejpeg.encode_jpeg(  # type: ignore[attr-defined]
         crop(pixels, placement), quality=options.jpeg_quality, colorspace="RGB", colorsubsampling="444", fastdct=False
     )
-    return Cut(number, score, None if presence is None else float(presence), placement, jpeg, labels)
+    return Cut(number, score, points.presence, placement, jpeg, labels, points.note)
 
 
 def _shorter_side(face: Face) -> float:

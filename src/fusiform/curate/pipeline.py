@@ -24,6 +24,7 @@ from fusiform import __version__
 from fusiform.curate import models as face_models
 from fusiform.curate import write
 from fusiform.curate.card import write_card
+from fusiform.curate.chunks import retire_stale
 from fusiform.curate.models import FaceModels
 from fusiform.curate.options import CurateOptions, require_same
 from fusiform.curate.photo import Photo, look
@@ -124,7 +125,7 @@ def _curate(
     if plan.todo or known.stale or known.gaps or not (out / SET_FILE).exists():
         (out / SET_FILE).unlink(missing_ok=True)  # while shards are rewritten, nobody should open the old index
         with writing(out / SET_FILE, 300 * len(known.fates)):
-            write.retire_stale(out, known)
+            retire_stale(out, known)
             faces = finish_set(
                 out,
                 name=out.resolve().name,

@@ -44,10 +44,13 @@ FILE_REASONS: dict[str, Meaning] = {
     # faces
     "no-face": Meaning("The detector found no face at or above the score asked for"),
     "face-too-small": Meaning("Every face is below the size asked for", "--min-face"),
-    "no-landmarks": Meaning("The landmark model does not see a face where the detector does", "--min-presence"),
+    "no-landmarks": Meaning(
+        "The detector is not sure of the face and the landmark model does not see it", "--min-presence"
+    ),
     "no-placement": Meaning("The points of the face coincide, so no crop can be placed"),
     "several-faces": Meaning("More than one face, where pictures of one person were asked for", "--faces largest"),
     # the set as a whole
+    "taken-down": Meaning("Withdrawn from this set before; it does not come back"),
     "duplicate": Meaning("The same bytes as another file, which was kept"),
 }
 """Reasons of a file of which no face is kept."""

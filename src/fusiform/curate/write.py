@@ -1,30 +1,28 @@
 """What a set on disk already knows, and how photos are added to it.
 
 Chunks are only ever added. When a file has changed since it was curated, its new rows stand in a later chunk and those
-of the earlier one are stale: the highest chunk number speaks for a file. Stale chunks are rewritten under a new number
-and emptied at the end, in an order in which a kill at any moment loses nothing.
+of the earlier one are stale: the highest chunk number speaks for a file. `fusiform.curate.chunks` clears them away.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from fusiform import ledger
 from fusiform.clock import stream_seed
+from fusiform.curate.chunks import ledger_file
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.photo import Photo
 from fusiform.curate.reasons import RETRIED
 from fusiform.curate.scan import SourceFile
 from fusiform.durable import replace_file, writing
 from fusiform.errors import DataError
-from fusiform.faces.faceset import COMMITS, INDEX_SCHEMA, SHARDS, shard_name
+from fusiform.faces.faceset import SHARDS, shard_name
 from fusiform.faces.shards import StoredFace, commit_chunk, committed_chunks
 from fusiform.ledger import KEPT, LedgerRow
 
@@ -73,7 +71,7 @@ def read_known(folder: Path) -> Known:
     known.gaps = [c for c in range(known.chunks) if c not in committed]
     columns = ["path", "size", "mtime_ns", "outcome", "sha256", "key", "subject", "takedown"]
     for chunk in sorted(committed):
-        for row in pq.read_table(_ledger_file(folder, chunk), columns=columns).to_pylist():
+        for row in pq.read_table(ledger_file(folder, chunk), columns=columns).to_pylist():
             if row["takedown"] != "none":
                 if row["sha256"]:
                     known.withdrawn_pictures.add(row["sha256"])
@@ -236,7 +234,7 @@ def commit(folder: Path, chunk: int, photos: Sequence[Photo], options: CurateOpt
                     split=split,
                     shard=chunk,
                     key=key,
-                    detail=photo.detail,
+                    detail="; ".join(note for note in (photo.detail, face.note) if note),
                     **about,
                 )
             )
@@ -247,77 +245,6 @@ def commit(folder: Path, chunk: int, photos: Sequence[Photo], options: CurateOpt
     with writing(folder / SHARDS / shard_name(chunk), sum(len(face.jpeg) for face in faces)):
         commit_chunk(folder, chunk, faces, rows)
     return len(faces)
-
-
-def retire_stale(folder: Path, known: Known) -> None:
-    """Drop rows that later chunks have replaced, and fill the gaps.
-
-    What is still good of the stale chunks goes into one new chunk; only then are they emptied. Killed in between, the
-    next run finds the old ones wholly replaced and empties them.
-    """
-    if not known.stale and not known.gaps:
-        return
-    rows: list[LedgerRow] = []
-    faces: list[StoredFace] = []
-    for chunk in sorted(known.stale):
-        good = [
-            row for row in ledger.rows(ledger.read_ledger(_ledger_file(folder, chunk))) if _speaks(known, row, chunk)
-        ]
-        faces.extend(_stored(folder, chunk, {row.key for row in good if row.key}))
-        rows.extend(good)
-    if rows:
-        commit_chunk(folder, known.chunks, faces, [_moved(row, known.chunks) for row in rows])
-        known.chunks += 1
-    for chunk in [*sorted(known.stale), *known.gaps]:
-        commit_chunk(folder, chunk, [], [])
-    known.stale, known.gaps = set(), []
-
-
-def _speaks(known: Known, row: LedgerRow, chunk: int) -> bool:
-    return known.fates[row.path].chunk == chunk
-
-
-def _moved(row: LedgerRow, chunk: int) -> LedgerRow:
-    return replace(row, shard=chunk) if row.key else row
-
-
-def _stored(folder: Path, chunk: int, keys: set[str]) -> list[StoredFace]:
-    """Faces of a committed shard, checked against the crc32 of its index."""
-    index = pq.read_table(folder / COMMITS / f"{chunk:05d}.parquet").cast(INDEX_SCHEMA).to_pylist()
-    found: list[StoredFace] = []
-    wanted = [row for row in index if row["key"] in keys]
-    if not wanted:
-        return found
-    with (folder / SHARDS / shard_name(chunk)).open("rb") as shard:
-
-        def member(row: Mapping[str, Any], part: str) -> bytes | None:
-            if row[f"{part}offset"] < 0:
-                return None
-            shard.seek(row[f"{part}offset"])
-            data = shard.read(row[f"{part}length"])
-            if zlib.crc32(data) != row[f"{part}crc32"]:
-                raise DataError(
-                    f"Face '{row['key']}' in '{shard.name}' is damaged", do=f"fusiform shards verify {folder}"
-                )
-            return data
-
-        for row in wanted:
-            jpeg, text = member(row, ""), member(row, "json_")
-            assert jpeg is not None
-            found.append(
-                StoredFace(
-                    key=row["key"],
-                    jpeg=jpeg,
-                    labels=json.loads(text) if text else {},
-                    parsing_png=member(row, "labels_"),
-                    **{name: row[name] for name in ("split", "person", "source", "licence")},
-                )
-            )
-    return found
-
-
-def _ledger_file(folder: Path, chunk: int) -> Path:
-    return folder / COMMITS / f"{chunk:05d}.ledger.parquet"
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ def set_folder(tmp_path: Path) -> Path:
 def test_the_page_is_one_file_and_everything_foreign_is_text(set_folder: Path) -> None:
     page = (set_folder / CARD_HTML).read_text(encoding="utf-8")
     for name in [*HOSTILE, "<i>CC0</i>", "<u>all</u>", "<b>photos"]:
-        assert name not in page
+        assert name not in page or html.escape(name) == name
         assert str(html.escape(name)).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
     assert "<script" not in page
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]*:?//""", page)

@@ -29,8 +29,8 @@ def ledger_file(folder: Path, chunk: int) -> Path:
 def retire_stale(folder: Path, known: Known) -> None:
     """Drop rows that later chunks have replaced, and fill the gaps.
 
-    What is still good of a stale chunk goes into a new one; only when all are done are the old ones emptied. Killed in between, the
-    next run finds the old ones wholly replaced and empties them.
+    What is still good of a stale chunk goes into a new one; only when all are done are the old ones emptied. Killed in
+    between, the next run finds the old ones wholly replaced and empties them.
     """
     if not known.stale and not known.gaps:
         return

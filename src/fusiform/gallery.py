@@ -261,7 +261,7 @@ def parsing(
     Args:
         faces: target (N, S, S) class numbers; `unlabelled` does not count and is shown as the bare face.
         prediction: (N, S, S) class numbers.
-        classes: name of each class number.
+        classes: name of each class number; CelebAMask-HQ's short names are written out.
         count: faces shown, evenly spaced in the order of their errors.
     """
     truth, guess = np.asarray(faces.target).astype(np.int64), np.asarray(prediction).astype(np.int64)
@@ -280,13 +280,31 @@ def parsing(
     gaps = " Pixels without a label are left bare." if (~counted).any() else ""
     return Picture(
         title=f"Parsing on {faces.dataset}",
-        caption=f"Which part of the face each pixel shows.{gaps} The faces are {len(rows)} of {len(faces):,}, evenly "
-        f"spaced from the smallest to the largest share of wrong pixels.",
+        caption=f"Which part of the face each pixel shows, left and right as the person has them.{gaps} The faces are "
+        f"{len(rows)} of {len(faces):,}, evenly spaced from the smallest to the largest share of wrong pixels.",
         tiles=tuple(tiles),
         columns=("face", "true", "predicted"),
-        legend=tuple((classes[c], "#{:02x}{:02x}{:02x}".format(*colours[c])) for c in sorted(used)),
+        legend=tuple(
+            (CLASS_WORDS.get(classes[c], classes[c]), "#{:02x}{:02x}{:02x}".format(*colours[c])) for c in sorted(used)
+        ),
     )
 
+
+CLASS_WORDS = {
+    "eye_g": "glasses",
+    "l_eye": "left eye",
+    "r_eye": "right eye",
+    "l_brow": "left brow",
+    "r_brow": "right brow",
+    "l_ear": "left ear",
+    "r_ear": "right ear",
+    "u_lip": "upper lip",
+    "l_lip": "lower lip",
+    "ear_r": "earring",
+    "neck_l": "necklace",
+    "cloth": "clothes",
+}
+"""Left and right are the subject's own."""
 
 PALETTE: tuple[tuple[int, int, int], ...] = (
     (70, 78, 86),  # background

@@ -21,6 +21,8 @@ class Tick:
 
     at: float
     label: str
+    minor: bool = False
+    """Left out where there is little room."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def forest(cells: Sequence[Cell]) -> Forest | None:
     high = min(100.0, max(0.0, *(e[2] for _, e in placed)))
     ticks = nice_ticks(min(low, -0.05 * (high - low)), max(high, -0.05 * low, 1.0), 6)
     start, end = ticks[0], ticks[-1]
+    origin = min(range(len(ticks)), key=lambda i: abs(ticks[i]))
 
     def across(x: float) -> float:
         return 100.0 * (min(max(x, start), end) - start) / (end - start)
@@ -155,7 +158,10 @@ def forest(cells: Sequence[Cell]) -> Forest | None:
     )
     return Forest(
         bars=bars,
-        ticks=tuple(Tick(across(t), f"{number(t, 0, signed=True)} %" if t else "0") for t in ticks),
+        ticks=tuple(
+            Tick(across(t), f"{number(t, 0, signed=True)} %" if abs(t) > 1e-9 else "0", minor=(i - origin) % 2 != 0)
+            for i, t in enumerate(ticks)
+        ),
         zero=across(0.0),
         without=len(compared) - len(placed),
     )

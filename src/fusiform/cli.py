@@ -21,7 +21,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "demo": Verb("photos or rendered faces to a measured encoder and a report", "fusiform.commands.demo:demo"),
-    "render": Verb("make faces whose labels are known exactly", "fusiform.commands.faces:render"),
+    "render": Verb("make faces whose labels are known exactly", "fusiform.commands.rendering:render"),
     "curate": Verb("photos to a set of aligned faces, with ledger and data card", "fusiform.commands.faces:curate"),
     "shards": Verb("check a set's files", "fusiform.commands.faces:shards"),
     "weights": Verb("list and fetch the face models' weight files", "fusiform.commands.faces:weights"),

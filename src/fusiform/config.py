@@ -41,6 +41,10 @@ class ViTConfig:
     """Attention heads; divides the width."""
     mlp_ratio: float = 4.0
     """Hidden channels of a block's MLP, as a multiple of the width."""
+    layer_scale: float | None = None
+    """Initial value of a learned factor on each channel of every residual branch; None has no such factor."""
+    final_norm: bool = True
+    """Whether a layer norm follows the last block."""
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from pixels in [0, 1], per channel R, G, B."""
     pixel_std: tuple[float, float, float] = IMAGENET_STD

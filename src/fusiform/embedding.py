@@ -82,8 +82,8 @@ def embed(
 ) -> Floats:
     """Features of faces from a frozen encoder, without gradient and without randomness.
 
-    Tokens of an inner `layer` leave their block un-normalised; they get a layer norm without parameters, so that a few
-    channels of huge scale do not decide every distance.
+    Tokens of an inner `layer`, and those of an encoder without a final norm, leave their block un-normalised; they get
+    a layer norm without parameters, so that a few channels of huge scale do not decide every distance.
 
     Args:
         images: (N, S, S, 3) uint8 RGB with S the encoder's image size.
@@ -127,7 +127,9 @@ def embed(
             for start in range(0, len(images), batch):
                 rows = slice(start, start + batch)
                 pixels = torch.from_numpy(np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))).to(device)
-                tokens = vit(pixels)[:, 1:] if block < 0 else _normed(vit.taps(pixels, [block])[0][:, 1:])
+                tokens = (vit(pixels) if block < 0 else vit.taps(pixels, [block])[0])[:, 1:]
+                if block >= 0 or not config.final_norm:
+                    tokens = _normed(tokens)
                 out[rows] = (tokens if keep_tokens else tokens.mean(1)).float().cpu().numpy()
     finally:
         vit.train(was_training).to(home)

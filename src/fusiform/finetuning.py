@@ -30,6 +30,8 @@ class Tuned(nn.Module):
     def __init__(self, vit: ViT, features: Literal["pooled", "concat", "patches"], targets: int) -> None:
         super().__init__()
         self.vit, self.features = vit, features
+        # an encoder without a final norm gets one here that trains with the head (MAE's and CAMD's fine-tuning)
+        self.fc_norm = nn.Identity() if vit.config.final_norm else nn.LayerNorm(vit.config.width, eps=1e-6)
         width = vit.config.width * (vit.config.patches if features == "concat" else 1)
         self.head = nn.Linear(width, targets)
 
@@ -37,8 +39,9 @@ class Tuned(nn.Module):
         """(B, 3, S, S) uint8 -> (B, T), or (B, P, T) for "patches"."""
         tokens = self.vit(images)[:, 1:]
         if self.features == "pooled":
-            tokens = tokens.mean(1)
-        elif self.features == "concat":
+            return self.head(self.fc_norm(tokens.mean(1)))
+        tokens = self.fc_norm(tokens)
+        if self.features == "concat":
             # Over P, so that a head with the same weights for every patch is the pooled head, and a step of Adam moves
             # the output as far as it does there.
             tokens = tokens.flatten(1) / tokens.shape[1]

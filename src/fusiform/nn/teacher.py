@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Teacher(nn.Module):
-    """Called like the module it copies, without gradient. Buffers (BatchNorm statistics) are copied, not averaged."""
+    """Called like the module it copies, without gradient."""
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -21,10 +21,14 @@ class Teacher(nn.Module):
         return self.module(*args, **kwargs)
 
     @torch.no_grad()
-    def follow(self, student: nn.Module, momentum: float) -> None:
-        """teacher <- momentum * teacher + (1 - momentum) * student, in one fused pass over all parameters."""
+    def follow(self, student: nn.Module, momentum: float, *, buffers: bool = True) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student, in one fused pass over all parameters.
+
+        Buffers (BatchNorm statistics) are copied, not averaged, or with `buffers=False` left to the teacher's own.
+        """
         torch._foreach_lerp_(
             list(self.module.parameters()), [p.detach() for p in student.parameters()], weight=1.0 - momentum
         )
-        for ours, theirs in zip(self.module.buffers(), student.buffers(), strict=True):
-            ours.copy_(theirs)
+        if buffers:
+            for ours, theirs in zip(self.module.buffers(), student.buffers(), strict=True):
+                ours.copy_(theirs)

@@ -5,7 +5,7 @@ Shapes: B faces, N patches, M visible patches, D width, p patch side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fusiform.config import ViTConfig
 from fusiform.nn.attention import attention
+from fusiform.nn.norms import LayerScale
 from fusiform.nn.patches import patchify
 from fusiform.nn.positions import sincos_table
 
@@ -41,24 +42,39 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+def _layer_norm(width: int) -> nn.Module:
+    return nn.LayerNorm(width, eps=1e-6)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block.
 
     `queries_from`: only tokens from this index on are updated and returned; they still attend to all. A last block that
-    needs a part of its tokens does the same arithmetic for less.
+    needs a part of its tokens does the same arithmetic for less, unless its norm looks at other tokens too.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        drop_path: float = 0.0,
+        *,
+        layer_scale: float | None = None,
+        norm: Callable[[int], nn.Module] = _layer_norm,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = norm(width)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.norm2 = norm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, queries_from: int = 0) -> Tensor:
-        x = x[:, queries_from:] + self._drop(self.attn(self.norm1(x), queries_from))
-        return x + self._drop(self.mlp(self.norm2(x)))
+        x = x[:, queries_from:] + self._drop(self.ls1(self.attn(self.norm1(x), queries_from)))
+        return x + self._drop(self.ls2(self.mlp(self.norm2(x))))
 
     def _drop(self, x: Tensor) -> Tensor:
         """Stochastic depth (Huang et al. 2016), from the global generator that the engine seeds at each step."""
@@ -85,6 +101,8 @@ class PatchEmbed(nn.Module):
 class ViT(nn.Module):
     """Class token, patch tokens, fixed sine-cosine positions, pre-norm blocks, final norm (He et al. 2022, figure 1).
 
+    The positions are part of the state dict, so weights that came with a table of another axis order keep it.
+
     Takes uint8 pixels: the statistics that normalise them belong to the weights and are part of `config`.
     """
 
@@ -98,8 +116,10 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(sincos_table(config.width, config.grid), requires_grad=False)
         rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio, rate) for rate in rates)
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio, rate, layer_scale=config.layer_scale) for rate in rates
+        )
+        self.norm = _layer_norm(config.width) if config.final_norm else nn.Identity()
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std), persistent=False)
         initialise(self)
@@ -140,7 +160,11 @@ class ViT(nn.Module):
 
     def taps(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Tokens (B, 1 + N, D) as they leave the given blocks (0-based), without the final norm, in the order asked."""
-        x = self.embed(self.patches(images))
+        return self.encode_taps(self.patches(images), layers)
+
+    def encode_taps(self, patches: Tensor, layers: Sequence[int], keep: Tensor | None = None) -> list[Tensor]:
+        """As `taps`, from patches that are already cut out, or from those of them that `keep` (B, M) names."""
+        x = self.embed(patches, keep)
         kept = {}
         for i, block in enumerate(self.blocks):
             x = block(x)

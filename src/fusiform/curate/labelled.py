@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fusiform.curate.pool import Died, Limits, Workers
-from fusiform.durable import hash_file, open_sealed_json, replace_file, sealed_json
+from fusiform.durable import FolderLock, hash_file, open_sealed_json, replace_file, sealed_json
 from fusiform.errors import ConfigError, DataError
 from fusiform.faces import align
 from fusiform.faces.decode import ImageRefused, decode
@@ -101,38 +101,50 @@ def curate_labelled(
         progress: called with (tars done, tars).
 
     Raises:
+        RunBusy: another process writes to `out`.
         ConfigError: `out` was begun from other tars or with another template.
         DataError: no tars, a name that tells no split, a tar that cannot be read.
     """
     onto = align.template(template)
     files = _split_of(_files(tars))
-    plan = {
+    making = _Making(out, onto.name, name, licence, consent, jpeg_quality)
+    if out.is_dir() and not (out / PLAN_FILE).is_file() and any(out.iterdir()):
+        raise ConfigError(f"'{out}' is not empty and not a set of labelled images", do="name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
+    try:
+        _begin(out, _plan(making, files, onto))
+        done = set(committed_chunks(out))
+        missing = [(chunk, path, split) for chunk, (path, split) in enumerate(files) if chunk not in done]
+        tell = progress or (lambda done, of: None)
+        tell(len(files) - len(missing), len(files))
+        for count, _ in enumerate(_run(making, missing, workers), len(files) - len(missing) + 1):
+            tell(count, len(files))
+        crop = Crop(
+            template=onto.family,
+            size=onto.size,
+            detector=EXACT_POINTS,
+            landmarks="ibug-68",
+            interpolation=align.RESAMPLING,
+        )
+        made_by = "fusiform.curate.labelled"
+        return finish_set(out, name=name, crop=crop, made_by=made_by, created=created, chunks=len(files))
+    finally:
+        lock.release()
+
+
+def _plan(making: _Making, files: Sequence[tuple[Path, str]], onto: align.Template) -> dict[str, Any]:
+    """What decides the set, as JSON."""
+    return {
         "code": CODE,
         "tars": [[path.name, split, hash_file(path)] for path, split in files],
         "template": onto.name,
         "points": [list(point) for point in onto.points],
-        "jpeg_quality": jpeg_quality,
-        "name": name,
-        "licence": licence,
-        "consent": consent,
+        "jpeg_quality": making.jpeg_quality,
+        "name": making.name,
+        "licence": making.licence,
+        "consent": making.consent,
     }
-    _begin(out, plan)
-    done = set(committed_chunks(out))
-    missing = [(chunk, path, split) for chunk, (path, split) in enumerate(files) if chunk not in done]
-    if progress is not None:
-        progress(len(files) - len(missing), len(files))
-    making = _Making(out, onto.name, name, licence, consent, jpeg_quality)
-    for count, _ in enumerate(_run(making, missing, workers), len(files) - len(missing) + 1):
-        if progress is not None:
-            progress(count, len(files))
-    crop = Crop(
-        template=onto.family,
-        size=onto.size,
-        detector=EXACT_POINTS,
-        landmarks="ibug-68",
-        interpolation=align.RESAMPLING,
-    )
-    return finish_set(out, name=name, crop=crop, made_by="fusiform.curate.labelled", created=created, chunks=len(files))
 
 
 def _files(tars: Path | Sequence[Path]) -> list[Path]:
@@ -171,9 +183,6 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
                 do="name another folder",
             )
         return
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"'{out}' is not empty and not a set of labelled images", do="name another folder")
-    out.mkdir(parents=True, exist_ok=True)
     replace_file(path, sealed_json(plan))
 
 

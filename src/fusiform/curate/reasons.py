@@ -40,6 +40,7 @@ FILE_REASONS: dict[str, Meaning] = {
     "out-of-memory": Meaning("Decoding met the memory limit of a worker", "shrink the picture"),
     "crashed-decoder": Meaning("The file ended its worker process twice"),
     "timed-out": Meaning("The file kept a worker busy beyond the time limit, twice"),
+    "bad-labels": Meaning("The labels that come with the image are missing, damaged or of another form"),
     "unexpected-error": Meaning("An error that this program did not foresee", "please report it with the file"),
     # faces
     "no-face": Meaning("The detector found no face at or above the score asked for"),

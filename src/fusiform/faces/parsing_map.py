@@ -68,6 +68,22 @@ def crop_map(parsing: Map, placement: Placement) -> Map:
     return np.asarray(out, np.uint8)
 
 
+def resized_map(parsing: Map, size: int) -> Map:
+    """(S, S) map at (size, size): each pixel takes the class that covers most of it, the lower number on a tie.
+
+    Nearest neighbours would do for `crop_map`'s odd scales, but at half the size every centre lies on an edge between
+    two pixels, and always taking the same one moves the map by a quarter of a pixel.
+    """
+    import cv2
+
+    if parsing.shape == (size, size):
+        return parsing
+    classes = np.unique(parsing)
+    how = cv2.INTER_AREA if size < parsing.shape[0] else cv2.INTER_NEAREST
+    shares = [cv2.resize((parsing == c).astype(np.float32), (size, size), interpolation=how) for c in classes]
+    return np.asarray(classes[np.argmax(shares, axis=0)], np.uint8)
+
+
 def decode_map(png: bytes, what: str) -> Map:
     """(H, W) class numbers of a grey or palette PNG.
 

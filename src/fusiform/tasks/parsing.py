@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 
 from fusiform import metrics
 from fusiform.errors import ConfigError, DataError
-from fusiform.faces.align import Placement
 from fusiform.faces.faceset import FaceSet
-from fusiform.faces.parsing_map import CELEBAMASK_19, UNLABELLED, Map, crop_map, decode_map, mirrored_map
+from fusiform.faces.parsing_map import CELEBAMASK_19, UNLABELLED, Map, crop_map, decode_map, mirrored_map, resized_map
 from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, crop_photos
 from fusiform.tasks.rendered import read_set
 from fusiform.tasks.sets import london
@@ -127,12 +126,11 @@ class Parsing:
         found = read_set(path, size, self.train_faces)
         stored = FaceSet.open(path)
         target = np.empty((len(found.keys), size, size), np.uint8)
-        whole = Placement(((found.scale, 0.0, 0.0), (0.0, found.scale, 0.0)), size, found.crop.template)
         for i, row in enumerate(stored.find(found.keys.tolist()).tolist()):
             parsing = stored.parsing(row)
             if parsing is None:
                 raise DataError(f"Face '{found.keys[i]}' of '{path}' has no parsing map", expected="a rendered set")
-            target[i] = crop_map(parsing, whole)
+            target[i] = resized_map(parsing, size)
         val = np.flatnonzero(found.split == "val")
         chosen = val[evenly(found.person[val], CHOOSING)]
         unused = np.zeros(len(target), np.bool_)

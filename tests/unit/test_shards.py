@@ -151,7 +151,7 @@ def test_labels_may_be_absent(tmp_path: Path) -> None:
 
 def test_chunks_must_be_as_many_as_the_caller_says(tmp_path: Path, chunks: list[list[StoredFace]]) -> None:
     write(tmp_path, chunks)
-    (tmp_path / "commits" / "00001.parquet").unlink()
+    (tmp_path / "commits" / "00001.json").unlink()
     for count, message in [(None, r"Chunks 1 of"), (5, r"Chunks 1, 3, 4 of"), (1, "has 2 chunks")]:
         with pytest.raises(DataError, match=message):
             finish_set(tmp_path, name="small", crop=CROP, made_by="a test", created="2026-01-01", chunks=count)

@@ -5,7 +5,7 @@
     SET/index.arrow           the same rows uncompressed, so that many processes share one mapped copy
     SET/ledger.parquet        one row for every picture seen, kept or refused (`fusiform.ledger`)
     SET/shards/faces-00000.tar ...   KEY.jpg, KEY.labels.png, KEY.json; any tar or WebDataset reader opens them
-    SET/commits/00000.parquet ...    what `fusiform.faces.shards` needs to go on after an interruption
+    SET/commits/00000.json ...       what `fusiform.faces.shards` needs to go on after an interruption
 
 Every read is checked against its crc32. A damaged face is an error that names the shard and the face; it is never
 skipped, because a run that silently trained on other faces cannot be repeated.

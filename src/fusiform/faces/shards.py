@@ -1,9 +1,9 @@
 """Writing a set: chunks that are committed one by one, and an index made of the commits.
 
-A chunk is what a pure function made of some input: a few thousand faces in one shard, and a commit record with their
-index rows and the ledger rows of everything the chunk saw. The shard is written aside, synced and renamed before its
-commit is, so a commit exists exactly where its shard is complete. Running a chunk again is harmless, which makes pools
-of processes, retries and kill -9 one case. `finish_set` joins the commits; set.json comes last: the set is whole.
+A chunk is what a pure function made of some input: a few thousand faces in one shard, and a commit record that tells of
+their index rows and of the ledger rows of everything the chunk saw. The shard is written aside, synced and renamed
+before its commit is, so a commit exists exactly where its shard is complete. Running a chunk again is harmless, which
+makes pools of processes, retries and kill -9 one case. `finish_set` joins the commits; set.json comes last.
 
 The layout of the folder is described in `fusiform.faces.faceset`. Shards are plain ustar files with fixed times and
 owners, so that the same faces make the same bytes.
@@ -84,7 +84,7 @@ def commit_chunk(folder: Path, chunk: int, faces: Iterable[StoredFace], ledger_r
             or is not square, labels that JSON does not take, or a kept ledger row for a face that was not given.
     """
     folder = Path(folder)
-    shard, commit, seen = _paths(folder, chunk)
+    shard, commit, index, seen = _paths(folder, chunk)
     for path in (shard, commit):
         path.parent.mkdir(parents=True, exist_ok=True)
     # a commit must never stand beside a shard it does not describe
@@ -119,10 +119,16 @@ def commit_chunk(folder: Path, chunk: int, faces: Iterable[StoredFace], ledger_r
     else:  # a chunk without faces has a commit and no shard
         aside.unlink()
         shard.unlink(missing_ok=True)
+    _write_table(pa.Table.from_pydict(rows, schema=INDEX_SCHEMA), index)
     _write_table(ledger.to_table(ledger_rows), seen)
-    notes = {"shard_bytes": size, "ledger_sha256": file_sha256(seen), "sides": dict(sides), "labels": dict(labels)}
-    table = pa.Table.from_pydict(rows, schema=INDEX_SCHEMA)
-    _write_table(table.replace_schema_metadata({"fusiform.commit": json.dumps(notes, sort_keys=True)}), commit)
+    notes = {
+        "shard_bytes": size,
+        "index_sha256": file_sha256(index),
+        "ledger_sha256": file_sha256(seen),
+        "sides": {str(side): count for side, count in sorted(sides.items())},
+        "labels": dict(sorted(labels.items())),
+    }
+    _write_json({**notes, "sha256": _digest(notes)}, commit)
 
 
 def committed_chunks(folder: Path) -> dict[int, Path]:
@@ -133,20 +139,19 @@ def committed_chunks(folder: Path) -> dict[int, Path]:
     """
     folder = Path(folder)
     whole = {}
-    for commit in sorted((folder / COMMITS).glob("[0-9]*.parquet")):
+    for commit in sorted((folder / COMMITS).glob("*.json")):
         if not re.fullmatch(r"\d{5,}", commit.stem):
             continue
-        chunk = int(commit.stem)
-        shard, _, seen = _paths(folder, chunk)
+        shard, _, index, seen = _paths(folder, int(commit.stem))
         try:
-            notes = _notes(pq.read_table(commit, page_checksum_verification=True))
-            lost = file_sha256(seen) != notes["ledger_sha256"]
+            notes = _notes(commit)
+            sound = file_sha256(index) == notes["index_sha256"] and file_sha256(seen) == notes["ledger_sha256"]
             if notes["shard_bytes"]:
-                lost |= shard.stat().st_size != notes["shard_bytes"]
-        except (OSError, pa.ArrowException, KeyError, ValueError):
+                sound = sound and shard.stat().st_size == notes["shard_bytes"]
+        except (OSError, ValueError, KeyError):
             continue
-        if not lost:
-            whole[chunk] = commit
+        if sound:
+            whole[int(commit.stem)] = commit
     return whole
 
 
@@ -181,13 +186,12 @@ def finish_set(
             expected=f"{expected}",
             do="choose another folder, or delete this one",
         )
-    commits = [pq.read_table(whole[c]) for c in order]
-    notes = [_notes(commit) for commit in commits]
+    notes = [_notes(whole[c]) for c in order]
     for chunk, note in zip(order, notes, strict=True):
         wrong = [side for side in note["sides"] if int(side) != crop.size]
         if wrong:
             raise DataError(f"Chunk {chunk} of '{folder}' has crops of {wrong[0]} pixels", expected=f"{crop.size}")
-    index = _joined(commits, INDEX_SCHEMA)
+    index = _joined([pq.read_table(_paths(folder, c)[2]) for c in order], INDEX_SCHEMA)
     repeated = pc.value_counts(index["key"]).flatten() if index.num_rows else [pa.array([]), pa.array([])]
     if len(repeated[0]) != index.num_rows:
         twice = repeated[0].filter(pc.greater(repeated[1], 1))
@@ -195,7 +199,7 @@ def finish_set(
             f"{len(twice)} face keys occur in more than one chunk of '{folder}', among them '{twice[0]}'",
             expected="unique keys",
         )
-    seen = _joined([pq.read_table(_paths(folder, c)[2]) for c in order], ledger.SCHEMA)
+    seen = _joined([pq.read_table(_paths(folder, c)[3]) for c in order], ledger.SCHEMA)
 
     # from here until set.json is written again the set counts as unfinished
     (folder / SET_FILE).unlink(missing_ok=True)
@@ -226,25 +230,17 @@ def finish_set(
             for n in (INDEX_FILE, MAPPED_FILE, LEDGER_FILE)
         },
     }
-    aside = _aside(folder / SET_FILE)
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(info, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(aside, folder / SET_FILE)
+    _write_json(info, folder / SET_FILE)
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink(missing_ok=True)
     return FaceSet.open(folder)
 
 
-def _paths(folder: Path, chunk: int) -> tuple[Path, Path, Path]:
-    """Shard, commit and ledger rows of a chunk."""
-    commits = folder / COMMITS
-    return (
-        folder / SHARDS / shard_name(chunk),
-        commits / f"{chunk:05d}.parquet",
-        commits / f"{chunk:05d}.ledger.parquet",
-    )
+def _paths(folder: Path, chunk: int) -> tuple[Path, Path, Path, Path]:
+    """Shard, commit, index rows and ledger rows of a chunk."""
+    commit = folder / COMMITS / f"{chunk:05d}.json"
+    rows = (commit.with_suffix(".index.parquet"), commit.with_suffix(".ledger.parquet"))
+    return folder / SHARDS / shard_name(chunk), commit, *rows
 
 
 def _side(face: StoredFace) -> int:
@@ -296,10 +292,15 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-def _notes(commit: pa.Table) -> dict[str, Any]:
-    """What a commit says about its chunk besides the index rows."""
-    notes = json.loads((commit.schema.metadata or {})[b"fusiform.commit"])
-    assert isinstance(notes, dict)
+def _digest(notes: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
+
+
+def _notes(commit: Path) -> dict[str, Any]:
+    """What a commit says. Raises `ValueError` where it is not what was written."""
+    notes = json.loads(commit.read_text(encoding="utf-8"))
+    if not isinstance(notes, dict) or notes.pop("sha256", None) != _digest(notes):
+        raise ValueError(f"{commit} is damaged")
     return notes
 
 
@@ -331,6 +332,15 @@ def _write_mapped(table: pa.Table, path: Path) -> None:
     with aside.open("wb") as file:
         with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
+    _rename(aside, path)
+
+
+def _write_json(values: dict[str, Any], path: Path) -> None:
+    aside = _aside(path)
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(values, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
     _rename(aside, path)

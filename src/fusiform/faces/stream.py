@@ -14,6 +14,7 @@ import pickle
 import queue
 import signal
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ from fusiform.faces.views import random_box, render_view, view_points
 
 IN_MEMORY = 2**30
 """Bytes of decoded crops that `Stream.in_memory` keeps without being asked for more."""
+POLL = 2.0
+"""Seconds after which a dead worker process is noticed."""
 RESTARTS = 3
 """How often dead worker processes are replaced before a batch comes, until that counts as an error."""
 
@@ -225,6 +228,8 @@ class _Steps(Dataset["FaceBatch | _Failure"]):
     def __getitem__(self, index: int) -> FaceBatch | _Failure:
         try:
             return self.stream.batch(self.start + index)
+        except FusiformError as error:
+            return _Failure(error)
         except Exception as error:
             error.add_note(traceback.format_exc())
             try:
@@ -241,6 +246,18 @@ def _start_worker(_: int) -> None:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _patiently(iterator: Iterator[FaceBatch | _Failure], timeout: float) -> FaceBatch | _Failure:
+    """The next item. A DataLoader notices a dead worker only when its own timeout ends, so that one is short and ours,
+    which is for a worker that hangs, is made of many of them."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return next(iterator)
+        except RuntimeError as error:
+            if "timed out" not in str(error) or time.monotonic() > deadline:
+                raise
 
 
 def _from_workers(
@@ -265,13 +282,13 @@ def _from_workers(
                     worker_init_fn=_start_worker,
                     multiprocessing_context=context,
                     prefetch_factor=max(1, ahead),
-                    timeout=timeout,
+                    timeout=POLL,
                     # its base seed would otherwise be drawn from the global generator
                     generator=torch.Generator().manual_seed(0),
                 )
             )
             while step < stop:
-                batch = next(iterator)
+                batch = _patiently(iterator, timeout)
                 if isinstance(batch, _Failure):
                     break
                 yield batch

@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
     (root / "ann" / "deep" / "group.png").write_bytes(picture(3, seed=20))
     (root / "ann" / "copy.png").write_bytes(picture(1, seed=3))
     (root / "landscape.png").write_bytes(picture(0, seed=21))
-    (root / "tiny-face.png").write_bytes(picture(1, seed=22, side=30))
+    (root / "tiny-face.png").write_bytes(picture(1, seed=22, side=28))
     (root / "tiny.png").write_bytes(picture(1, seed=22, side=5))
     (root / "unsure.png").write_bytes(picture(1, seed=23, code=UNSURE))
     (root / "degenerate.png").write_bytes(picture(1, seed=24, code=DEGENERATE))

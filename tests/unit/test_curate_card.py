@@ -34,7 +34,7 @@ def set_folder(tmp_path: Path) -> Path:
     for i, name in enumerate(HOSTILE):
         (photos / name).write_bytes(picture(i % 2, seed=i))
         (photos / (name + "x")).write_bytes(b"no picture")
-    (photos / "small").write_bytes(picture(1, seed=9, side=33))
+    (photos / "small").write_bytes(picture(1, seed=9, side=28))
     make(photos, tmp_path / "set", contact_sheet=5, licence="<i>CC0</i>", consent="<u>all</u>")
     return tmp_path / "set"
 
@@ -79,7 +79,7 @@ def test_unknown_licences_are_said(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a").write_bytes(picture(1))
     make(tmp_path / "photos", tmp_path / "set")
-    assert any("licence of 1 faces is unknown" in note for note in read_card(tmp_path / "set")["notes"])
+    assert any("licence of 1 face is unknown" in note for note in read_card(tmp_path / "set")["notes"])
 
 
 def test_a_card_without_pictures(tmp_path: Path) -> None:

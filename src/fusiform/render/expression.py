@@ -163,7 +163,9 @@ def _weights(share: dict[str, float], one_sided: int, tilt: float, gaze: tuple[f
         add(f"eyeLook{'Up' if pitch > 0 else 'Down'}{side}", abs(pitch) * (1 - closed))
         if closed and f"eyeSquint{side}" in w:
             w[f"eyeSquint{side}"] *= 1 - closed
-    return {a: min(amount, 1.05) * GAIN.get(a.removesuffix("Left").removesuffix("Right"), 1.0) for a, amount in w.items()}
+    return {
+        a: min(amount, 1.05) * GAIN.get(a.removesuffix("Left").removesuffix("Right"), 1.0) for a, amount in w.items()
+    }
 
 
 def eye_rotation(gaze: tuple[float, float]) -> F64:

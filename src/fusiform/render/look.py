@@ -108,7 +108,7 @@ def draw_look(r: np.random.Generator, person: Person, dials: Dials) -> Look:
     elif hat_roll < occluders.headscarf + occluders.hat:
         hat = str(r.choice(["beanie", "cap", "brim"]))
     sunglasses = bool(r.random() < occluders.sunglasses)
-    glasses = bool(not sunglasses and r.random() < (0.8 if person.wears_glasses else 0.02))
+    glasses = bool(not sunglasses and r.random() < (0.8 if person.wears_glasses else 0.1 * people.glasses))
     collar = str(r.choice(["crew", "vee", "shirt", "turtle", "open", "hood"], p=[0.3, 0.16, 0.24, 0.08, 0.1, 0.12]))
     return Look(
         years, style, float(r.uniform(0, 1)), float(np.clip(r.normal(0, 2.4), -4, 4)), recession, colour_name, beard, beard_length,

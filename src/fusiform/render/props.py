@@ -57,7 +57,9 @@ def tube(path: F64, radius: float | F64, closed: bool = False, sides: int = 7) -
 def grid(points: F64, wrap_columns: bool = False, wrap_rows: bool = False, keep: Bool | None = None) -> _Surface:
     """A sheet over `points` (R, C, 3); `keep` (R, C) drops triangles that touch a False point."""
     rows, columns = points.shape[:2]
-    i, j = np.meshgrid(np.arange(rows if wrap_rows else rows - 1), np.arange(columns if wrap_columns else columns - 1), indexing="ij")
+    i, j = np.meshgrid(
+        np.arange(rows if wrap_rows else rows - 1), np.arange(columns if wrap_columns else columns - 1), indexing="ij"
+    )
     a = i * columns + j
     b = i * columns + (j + 1) % columns
     c = (i + 1) % rows * columns + j
@@ -69,7 +71,14 @@ def grid(points: F64, wrap_columns: bool = False, wrap_rows: bool = False, keep:
 
 
 def draw_props(
-    assembly: Assembly, r: np.random.Generator, head: Head, neutral: F32, vertices: F32, look: Look, person: Person, view: View
+    assembly: Assembly,
+    r: np.random.Generator,
+    head: Head,
+    neutral: F32,
+    vertices: F32,
+    look: Look,
+    person: Person,
+    view: View,
 ) -> list[Lens]:
     """Add what the look asks for to the assembly; return the lenses, which are laid over the finished picture."""
     lenses: list[Lens] = []
@@ -88,7 +97,9 @@ def draw_props(
             add(part, FRAME, GLASSES)
         for outline in outlines:
             placed = place(outline.astype(np.float32), view, np.ones(len(outline), np.float32))
-            lenses.append(Lens(placed, float(r.uniform(0.75, 0.97)) if look.sunglasses else float(r.uniform(0.02, 0.10))))
+            lenses.append(
+                Lens(placed, float(r.uniform(0.75, 0.97)) if look.sunglasses else float(r.uniform(0.02, 0.10)))
+            )
     if look.hat != "none":
         for part in _hat(head, neutral, look.hat, r):
             add(part, HAT_ROW, HAT)
@@ -104,7 +115,9 @@ def draw_props(
     return lenses
 
 
-def _glasses(head: Head, neutral: F32, person: Person, sun: bool, r: np.random.Generator) -> tuple[list[_Surface], list[F64]]:
+def _glasses(
+    head: Head, neutral: F32, person: Person, sun: bool, r: np.random.Generator
+) -> tuple[list[_Surface], list[F64]]:
     wide, high, power = person.glasses_shape
     if sun:
         wide, high = wide * 1.08, high * 1.15
@@ -132,7 +145,14 @@ def _glasses(head: Head, neutral: F32, person: Person, sun: bool, r: np.random.G
         outer = centre[0] + side * (wide + 0.12)
         ear = side * (float(np.abs(neutral[head.triangles[head.part == (1 if side > 0 else 2)]][..., 0]).min()) + 0.5)
         hinge, level = float(depth(outer)), centre[1] + drop + high * 0.4
-        arm = np.array([[outer, level, hinge], [outer + 0.2 * side, level, hinge - 0.8], [ear, 0.7, -9.0], [ear * 0.99, -0.6, -11.0]])
+        arm = np.array(
+            [
+                [outer, level, hinge],
+                [outer + 0.2 * side, level, hinge - 0.8],
+                [ear, 0.7, -9.0],
+                [ear * 0.99, -0.6, -11.0],
+            ]
+        )
         parts.append(tube(arm, thin * 0.9, sides=6))
     inner = min(abs(centres[0][0]), abs(centres[1][0])) + 0.1 - wide
     level = float(centres[:, 1].mean()) + drop
@@ -178,7 +198,9 @@ def _hat(head: Head, neutral: F32, kind: str, r: np.random.Generator) -> list[_S
         out = edge - CENTRE
         out[:, 1] = 0
         out /= np.linalg.norm(out, axis=1, keepdims=True)
-        parts.append(grid(np.stack([edge, edge + out * wide + np.array([0, r.uniform(-1.2, 0.5), 0])]), wrap_columns=True))
+        parts.append(
+            grid(np.stack([edge, edge + out * wide + np.array([0, r.uniform(-1.2, 0.5), 0])]), wrap_columns=True)
+        )
     if kind == "cap":
         long = float(r.uniform(5.0, 7.5))
         near = np.nonzero(front > 0.35)[0]
@@ -203,7 +225,11 @@ def _headscarf(skull: F32, r: np.random.Generator) -> list[_Surface]:
         half = opening * math.sqrt(inside) if inside > 0 else 0.0
         for c, a in enumerate(np.linspace(half, 2 * math.pi - half, columns)):
             if y > -3.0:
-                e = math.pi / 2 - 0.03 if k == 0 else math.atan2(y - CENTRE[1], 9.0 * math.sqrt(max(0.02, 1 - (y / 13.2) ** 4)))
+                e = (
+                    math.pi / 2 - 0.03
+                    if k == 0
+                    else math.atan2(y - CENTRE[1], 9.0 * math.sqrt(max(0.02, 1 - (y / 13.2) ** 4)))
+                )
                 d = (math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e))
                 points[k, c] = CENTRE + (radius_at(skull, *d) + 0.7) * np.array(d)
             else:
@@ -281,7 +307,9 @@ def _hand(head: Head, vertices: F32, r: np.random.Generator) -> list[_Surface]:
         offset = (k - 1.5) * (1.75 + r.uniform(0, 0.25))
         bend = r.uniform(0.0, 0.7)
         t = np.linspace(0, 1, 8)[:, None]
-        path = base + across * offset * (1 + 0.15 * t) + up * (3.8 + length * t) + away * (0.5 - bend * (2 * t - 1) ** 2)
+        path = (
+            base + across * offset * (1 + 0.15 * t) + up * (3.8 + length * t) + away * (0.5 - bend * (2 * t - 1) ** 2)
+        )
         ends = np.sqrt(np.clip(1 - np.linspace(-0.6, 1, 8) ** 6, 0.03, 1))
         parts.append(tube(path, 0.85 * ends, sides=9))
     t = np.linspace(-1, 1, 10)[:, None]
@@ -314,7 +342,9 @@ def tint_lenses(picture: F32, classes: U8, depth: F32, lenses: list[Lens], view:
         wave = np.sin((columns * 0.7 + rows) / side * 13 + lens.dark * 40) - 0.6
         glare = np.clip(wave, 0, 1)[:, None] * (0.10 if lens.dark < 0.5 else 0.16)
         tone = np.array([0.012, 0.011, 0.010]) if lens.dark > 0.5 else np.array([0.6, 0.65, 0.7])
-        picture[rows, columns] = picture[rows, columns] * (1 - lens.dark) + (tone * lens.dark + glare).astype(np.float32)
+        picture[rows, columns] = picture[rows, columns] * (1 - lens.dark) + (tone * lens.dark + glare).astype(
+            np.float32
+        )
         classes[rows, columns] = GLASSES
         hidden[rows, columns] = lens.dark > 0.5
     return hidden

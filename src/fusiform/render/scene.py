@@ -206,7 +206,9 @@ def _add_hair(
     style, length = look.style, look.hair_length
     if look.hat != "none":
         weight = (weight * smooth(6.5, 4.5, head.vertices[:, 1].astype(np.float64))).astype(np.float32)
-        style, length = ("short", 0.3) if style in ("afro", "quiff", "curly", "side-part", "fringe", "bun") else (style, length)
+        style, length = (
+            ("short", 0.3) if style in ("afro", "quiff", "curly", "side-part", "fringe", "bun") else (style, length)
+        )
     under = 0.5 if style in ("afro", "curly") else 0.25
     _add_strands(assembly, shell(head, neutral, weight, under, 0.12), view, HAIR, HAIR_CLASS, 3.0)
     for growth in grow_hair(r, head, neutral, style, weight, length, look.part_x, person.texture_seed):

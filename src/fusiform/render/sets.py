@@ -45,6 +45,8 @@ class Plan:
     template: str
     size: int
     geometry: str
+    chunk: int
+    """Faces per shard."""
 
     def to_json(self) -> dict[str, Any]:
         import json
@@ -71,7 +73,7 @@ def render_set(
     size: int | None = None,
     workers: int | None = None,
     *,
-    template: str = "loose-80",
+    template: str = "loose",
     geometry: str = "makehuman",
     dials: Dials | None = None,
     name: str = "rendered",
@@ -101,7 +103,7 @@ def render_set(
     if faces < 1:
         raise ConfigError(f"{faces} faces are not a set", expected="1 or more")
     people = max(1, round(faces / chosen.images_per_person))
-    plan = Plan(CODE, faces, people, seed, preset, chosen, onto.family, onto.size, geometry)
+    plan = Plan(CODE, faces, people, seed, preset, chosen, onto.family, onto.size, geometry, CHUNK)
     head = load_geometry(geometry).head  # fetched, unpacked and cached before the workers ask for it
     _begin(out, plan.to_json() | {"head": head.key})
     chunks = -(-faces // CHUNK)
@@ -126,7 +128,9 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
         if begun != plan:
             differing = sorted(k for k in plan if begun.get(k) != plan[k])
             raise ConfigError(
-                f"'{out}' was begun with other {', '.join(differing)}", expected="the same call", do="name another folder"
+                f"'{out}' was begun with other {', '.join(differing)}",
+                expected="the same call",
+                do="name another folder",
             )
         return
     if out.is_dir() and any(out.iterdir()):
@@ -172,8 +176,8 @@ def _alone() -> None:
 
 def make_chunk(out: Path, plan: Plan, chunk: int) -> int:
     """Render and commit chunk number `chunk`; returns it."""
-    first = chunk * CHUNK
-    count = min(CHUNK, plan.faces - first)
+    first = chunk * plan.chunk
+    count = min(plan.chunk, plan.faces - first)
     stored = [_stored(plan, first + k) for k in range(count)]
     rows = [
         LedgerRow(

@@ -103,7 +103,12 @@ def skin_sample(
         if lip > 0.5:
             label = UPPER_LIP if y > s.mouth_line else LOWER_LIP
     if s.shadow_cover > 0.0:
-        lid = sample_mask(masks, angle, y, 1) * smoothstep(-0.1, 0.5, y) * smoothstep(0.09, 0.2, abs(angle)) * s.shadow_cover
+        lid = (
+            sample_mask(masks, angle, y, 1)
+            * smoothstep(-0.1, 0.5, y)
+            * smoothstep(0.09, 0.2, abs(angle))
+            * s.shadow_cover
+        )
         r = r * (1.0 - lid) + s.shadow_red * lid
         g = g * (1.0 - lid) + s.shadow_green * lid
         b = b * (1.0 - lid) + s.shadow_blue * lid

@@ -1,0 +1,123 @@
+"""Sets of rendered faces: whole, resumable, the same whatever the number of workers."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from render_world import head_model
+
+from fusiform.errors import ConfigError, DataError
+from fusiform.faces import align
+from fusiform.faces.faceset import FaceSet
+from fusiform.faces.schemes import to_five
+from fusiform.ledger import read_ledger
+from fusiform.render import preset, render_set, sets
+
+FACES = 10
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    head_model()
+    monkeypatch.setattr(sets, "CHUNK", 4)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> FaceSet:
+    head_model()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sets, "CHUNK", 4)
+        return render_set(tmp_path_factory.mktemp("faces") / "set", FACES, seed=3, preset="tasks", size=48, workers=1)
+
+
+def test_a_set_is_whole_and_says_what_it_is(made: FaceSet) -> None:
+    assert len(made) == FACES
+    assert made.verify() == []
+    assert made.crop.template == "loose"
+    assert made.crop.size == 48
+    assert made.crop.detector == "exact-points"
+    rows = read_ledger(made.folder).to_pylist()
+    assert len(rows) == FACES
+    assert {r["consent"] for r in rows} == {"rendered"}
+    assert {r["licence"] for r in rows} == {"CC0-1.0"}
+
+
+def test_stored_labels_fit_the_stored_crop(made: FaceSet) -> None:
+    for row in range(FACES):
+        labels = made.labels(row)
+        points = np.array(labels["landmarks"])[:, :2]
+        placement = align.place(to_five(points, "ibug-68"), align.template("loose-48"))
+        np.testing.assert_allclose(placement.matrix, [[1, 0, 0], [0, 1, 0]], atol=0.02)
+        parsing = made.parsing(row)
+        assert parsing is not None
+        assert parsing.shape == (48, 48)
+        assert {"pose", "photo_pose", "placement", "au", "attrs"} <= set(labels)
+
+
+def test_people_do_not_cross_splits(tmp_path: Path) -> None:
+    faces = render_set(tmp_path / "set", 24, seed=1, preset="pretrain", size=16, workers=1)
+    codes, names = faces.codes("split")
+    who, people = faces.codes("person")
+    of = {}
+    for split, person in zip(codes.tolist(), who.tolist(), strict=True):
+        assert of.setdefault(person, split) == split
+    assert set(names) == {"train", "val", "test"}
+    assert len(people) == 12
+
+
+def test_a_second_call_changes_nothing(made: FaceSet) -> None:
+    again = render_set(made.folder, FACES, seed=3, preset="tasks", size=48, workers=1)
+    assert again.digest == made.digest
+
+
+def test_an_interrupted_set_is_completed_to_the_same_bytes(made: FaceSet, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    shutil.copytree(made.folder, out)
+    (out / "set.json").unlink()
+    for commit in sorted(out.rglob("00001.*parquet")):
+        commit.unlink()
+    shard = next(p for p in out.rglob("*") if p.is_file() and "00002" in p.name and p.suffix == ".tar")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    assert render_set(out, FACES, seed=3, preset="tasks", size=48, workers=1).digest == made.digest
+
+
+def test_workers_do_not_change_the_bytes(made: FaceSet, tmp_path: Path) -> None:
+    two = render_set(tmp_path / "two", FACES, seed=3, preset="tasks", size=48, workers=2)
+    assert two.digest == made.digest
+
+
+def test_other_arguments_are_refused(made: FaceSet) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        render_set(made.folder, FACES, seed=4, preset="tasks", size=48, workers=1)
+    with pytest.raises(ConfigError, match="dials"):
+        render_set(made.folder, FACES, seed=3, preset="tasks", size=48, workers=1, dials=replace(preset("tasks"), backgrounds=("room",)))
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match="not empty"):
+        render_set(tmp_path, 4, size=16, workers=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    with pytest.raises(ConfigError, match="pretrain"):
+        render_set(out, 4, preset="pretrian")
+    with pytest.raises(ConfigError, match="0 faces"):
+        render_set(out, 0)
+    with pytest.raises(ConfigError, match="no points"):
+        render_set(out, 4, template="box-32")
+    with pytest.raises(ConfigError, match="makehuman"):
+        render_set(out, 4, geometry="makehumen")
+    with pytest.raises(DataError, match="ict_face_light"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSIFORM_DATA", str(tmp_path / "nowhere"))
+        from fusiform.render.heads import load_geometry
+
+        load_geometry.cache_clear()
+        render_set(out, 4, geometry="ict")
+    assert not out.exists()

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 _WINDOWS = r"(?:[A-Za-z]:[\\/]|\\\\)[^\s'\"<>|:,;]*"
 _POSIX = r"~?/(?:[^\s'\"<>|:,;()]+/)*[^\s'\"<>|:,;()]*"
-_PATH = re.compile(rf"(?<![^\s'\"=(\[,;:])(?<!:/)(?:{_WINDOWS}|{_POSIX})")
+_ADDRESS = r"\w[\w+.-]*://\S*"
+_PATH = re.compile(rf"{_ADDRESS}|(?<![^\s'\"=(\[,;:])(?:{_WINDOWS}|{_POSIX})")
 
 
 def hide_places(text: str) -> str:
@@ -18,7 +19,9 @@ def hide_places(text: str) -> str:
     """
 
     def shortened(match: re.Match[str]) -> str:
-        names = [name for name in re.split(r"[\\/]+", match.group()) if name not in ("", "~")]
+        if re.match(_ADDRESS, match.group()) and not match.group().startswith("file:"):
+            return match.group()
+        names = [name for name in re.split(r"[\\/]+", match.group()) if name not in ("", "~", "file:")]
         return f".../{names[-1]}" if names else match.group()
 
     return _PATH.sub(shortened, text)

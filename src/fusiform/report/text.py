@@ -37,7 +37,8 @@ def table_text(rows: Iterable[ResultRow], *, every_metric: bool = False) -> str:
             said = " ".join(f"{task} on {dataset}: not available. {' '.join(first.notes)}".split())
             lines += wrap(said, WIDTH, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
             continue
-        lines.append(f"{task} on {dataset}: {plural(first.n, 'face')} of {plural(first.people, 'person', 'people')}")
+        tested = f"{plural(first.n, 'face')} of {plural(first.people, 'person', 'people')}"
+        lines.append(f"{_cut(f'{task} on {dataset}', WIDTH - len(tested) - 2)}: {tested}")
         lines += [_row(cell, several) for cell in group]
     return "\n".join([*_aligned(lines), "", *wrap(summary_line(shown), WIDTH)]) + "\n"
 

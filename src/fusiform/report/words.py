@@ -147,6 +147,9 @@ def _listed(names: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------ how it was measured
 
 
+FINGERPRINT = "Fingerprint of all this"
+
+
 @dataclass(frozen=True)
 class SpecFact:
     """One sentence of the measurement spec, and which measurements it is true of."""
@@ -208,7 +211,7 @@ def spec_words(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Spec
     """
     specs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for what, digest, measurement in named:
-        specs.setdefault((what, digest), [*spec_facts(measurement), ("Fingerprint of all this", digest)])
+        specs.setdefault((what, digest), [*spec_facts(measurement), (FINGERPRINT, digest)])
     order: dict[str, None] = dict.fromkeys(label for facts in specs.values() for label, _ in facts)
     where: dict[tuple[str, str], dict[str, None]] = {}
     for (what, _), facts in specs.items():
@@ -221,7 +224,7 @@ def spec_words(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Spec
         for (label, words), whats in where.items()
         if label == name
     ]
-    return sorted(said, key=lambda fact: bool(fact.where))
+    return sorted(said, key=lambda fact: (fact.label == FINGERPRINT, bool(fact.where)))
 
 
 # ------------------------------------------------------------------------------------------ limits

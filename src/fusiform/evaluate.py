@@ -181,8 +181,9 @@ def _require_form(task: SupervisedTask, form: str) -> None:
 
 def _strength_notes(protocol: LinearProbe, chosen: list[float]) -> list[str]:
     notes = ["strength " + ", ".join(f"{s:.2g}" for s in dict.fromkeys(chosen))]
-    if len(protocol.strengths) > 1 and {protocol.strengths[0], protocol.strengths[-1]} & set(chosen):
-        notes.append("a strength at the edge of its grid")
+    for which, edge in (("weakest", protocol.strengths[0]), ("strongest", protocol.strengths[-1])):
+        if len(protocol.strengths) > 1 and edge in chosen:
+            notes.append(f"the {which} strength tried: edge of the grid")
     return notes
 
 

@@ -131,8 +131,9 @@ def fine_tune(
 
 
 def _model(encoder: Encoder, task: SupervisedTask, protocol: FineTune, targets: int) -> Tuned:
-    vit = ViT(encoder.vit.config, drop_path=protocol.drop_path)
-    vit.load_state_dict(encoder.vit.state_dict())
+    vit = copy.deepcopy(encoder.vit)
+    for i, block in enumerate(vit.blocks):
+        block.drop_path = protocol.drop_path * i / max(len(vit.blocks) - 1, 1)  # type: ignore[assignment]
     model = Tuned(vit, protocol.features or task.features, targets)
     nn.init.trunc_normal_(model.head.weight, std=2e-5)  # MAE's fine-tuning: start from the mean target
     nn.init.zeros_(model.head.bias)

@@ -77,6 +77,21 @@ def test_expression_is_learned_and_scored_as_the_plain_metrics(folder: Path) -> 
     assert values["f1_fear"] is None
 
 
+def test_faces_without_a_class_are_left_out_and_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_set(folder, 16)
+    for strange, outcome in ((5, "left out"), (100, "Most faces")):
+        labels = [{**face, "expression": "mixed"} if i < strange else face for i, face in enumerate(found.labels)]
+        changed = replace(found, labels=tuple(labels))
+        monkeypatch.setattr("fusiform.tasks.expression.read_set", lambda *_, changed=changed: changed)
+        if outcome == "left out":
+            faces = Expression(folder).read(16)
+            assert len(faces) == len(found.labels) - 5
+            assert faces.notes["faces with the expression 'mixed', left out"] == 5
+        else:
+            with pytest.raises(DataError, match=outcome):
+                Expression(folder).read(16)
+
+
 def test_expression_is_fine_tuned_with_cross_entropy(folder: Path) -> None:
     protocol = FineTune(epochs=8, faces_per_step=16, lr_per_256=0.03, layer_decay=0.9, drop_path=0.0)
     found = evaluate(untrained(), Expression(folder), protocol, date=DATE, resamples=10)

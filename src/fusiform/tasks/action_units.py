@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics
-from fusiform.tasks.rendered import read_set
+from fusiform.tasks.rendered import TRAIN_FACES, read_set
 from fusiform.tasks.task import Array, Features, Labelled
 
 RENDERED_UNITS = tuple(f"AU{n}" for n in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 18, 20, 22, 24, 26, 28, 45))
@@ -30,7 +30,7 @@ class ActionUnits:
     path: Path | None = None
     """Folder of a rendered set."""
     units: tuple[str, ...] = RENDERED_UNITS
-    train_faces: int | None = None
+    train_faces: int | None = TRAIN_FACES
     """At most so many training faces; None: all."""
 
     name = "action-units"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics
-from fusiform.tasks.rendered import read_set
+from fusiform.tasks.rendered import TRAIN_FACES, read_set
 from fusiform.tasks.task import Array, Features, Labelled
 
 RENDERED_ATTRIBUTES = (
@@ -48,7 +48,7 @@ class Attributes:
     path: Path | None = None
     """Folder of a rendered set."""
     attributes: tuple[str, ...] = RENDERED_ATTRIBUTES
-    train_faces: int | None = None
+    train_faces: int | None = TRAIN_FACES
     """At most so many training faces; None: all."""
 
     name = "attributes"

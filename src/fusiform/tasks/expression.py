@@ -7,7 +7,7 @@ balanced test set, such as AffectNet's, the two are equal.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fusiform import metrics
 from fusiform.errors import DataError, did_you_mean
-from fusiform.tasks.rendered import read_set
+from fusiform.tasks.rendered import TRAIN_FACES, read_set
 from fusiform.tasks.task import Array, Features, Labelled
 
 EXPRESSIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
@@ -24,11 +24,11 @@ EXPRESSIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger"
 
 @dataclass(frozen=True)
 class Expression:
-    """Expression of rendered faces, from all patch tokens."""
+    """Expression of rendered faces, from all patch tokens. Faces without one of the eight are left out and counted."""
 
     path: Path | None = None
     """Folder of a rendered set."""
-    train_faces: int | None = None
+    train_faces: int | None = TRAIN_FACES
     """At most so many training faces; None: all."""
 
     name = "expression"
@@ -44,14 +44,23 @@ class Expression:
 
     def read(self, size: int) -> Labelled:
         found = read_set(self.path, size, self.train_faces)
-        names = found.column("expression")
-        for key, name in zip(found.keys.tolist(), names, strict=True):
-            if name not in EXPRESSIONS:
-                raise DataError(
-                    f"Face '{key}' of '{found.name}' has the expression '{name}'",
-                    do=did_you_mean(str(name), EXPRESSIONS),
-                )
-        return found.labelled(np.array([EXPRESSIONS.index(name) for name in names], np.int64))
+        names = np.array(found.column("expression"))
+        known = np.isin(names, EXPRESSIONS)
+        if 2 * known.sum() < len(known):
+            strange = str(names[~known][0])
+            raise DataError(
+                f"Most faces of '{found.name}' have another expression than the eight, such as '{strange}'",
+                do=did_you_mean(strange, EXPRESSIONS),
+            )
+        # -1 where the set says that a face shows a mixture of actions and no class
+        label = [EXPRESSIONS.index(name) if name in EXPRESSIONS else -1 for name in names.tolist()]
+        faces = found.labelled(np.array(label, np.int64))
+        if known.all():
+            return faces
+        counts = {
+            f"faces with the expression '{n}', left out": int((names == n).sum()) for n in sorted({*names[~known]})
+        }
+        return replace(faces.rows(np.flatnonzero(known)), notes={**faces.notes, **counts})
 
     def encode(self, faces: Labelled, grid: int) -> NDArray[np.float32]:
         """(N, 8) one-hot."""

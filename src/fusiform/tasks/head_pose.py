@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics
-from fusiform.tasks.rendered import read_set
+from fusiform.tasks.rendered import TRAIN_FACES, read_set
 from fusiform.tasks.task import Array, Features, Labelled
 
 ANGLES = ("yaw", "pitch", "roll")
@@ -28,7 +28,7 @@ class HeadPose:
 
     path: Path | None = None
     """Folder of a rendered set."""
-    train_faces: int | None = None
+    train_faces: int | None = TRAIN_FACES
     """At most so many training faces; None: all."""
 
     name = "head-pose"

@@ -16,6 +16,10 @@ from fusiform.faces.faceset import FaceSet
 from fusiform.measurement import Crop
 from fusiform.tasks.task import Array, Labelled
 
+TRAIN_FACES = 2000
+"""Training faces of a task by default: a closed-form head costs the cube of their number, and all tasks that take the
+same faces share features and decomposition."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:

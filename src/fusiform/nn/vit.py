@@ -42,7 +42,8 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-def _layer_norm(width: int) -> nn.Module:
+def layer_norm(width: int) -> nn.Module:
+    """The norm of MAE's blocks."""
     return nn.LayerNorm(width, eps=1e-6)
 
 
@@ -61,7 +62,7 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         *,
         layer_scale: float | None = None,
-        norm: Callable[[int], nn.Module] = _layer_norm,
+        norm: Callable[[int], nn.Module] = layer_norm,
     ) -> None:
         super().__init__()
         self.norm1 = norm(width)
@@ -119,7 +120,7 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio, rate, layer_scale=config.layer_scale) for rate in rates
         )
-        self.norm = _layer_norm(config.width) if config.final_norm else nn.Identity()
+        self.norm = layer_norm(config.width) if config.final_norm else nn.Identity()
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std), persistent=False)
         initialise(self)

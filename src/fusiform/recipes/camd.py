@@ -1,0 +1,115 @@
+"""CAMD recipes (docs/methods/camd.md lists where release and ours differ)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fusiform.config import ViTConfig
+from fusiform.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fusiform.methods.camd import CAMD
+
+
+@dataclass(frozen=True)
+class CAMDConfig:
+    """Context-aware masked distillation: a small crop predicts what a momentum teacher sees in the whole face."""
+
+    mask_ratio: float = 118 / 196
+    """Share of the crop's patches that are hidden, in blocks."""
+    smallest_block: int = 16
+    """Smallest area of a block in patches."""
+    decoder_width: int = 768
+    """Channels of projector and predictor."""
+    decoder_heads: int = 16
+    """Attention heads of projector and predictor."""
+    projector_depth: int = 2
+    """Blocks of the projector, which the teacher has a copy of."""
+    predictor_depth: int = 4
+    """Blocks of the predictor."""
+    decoder_norm: Literal["batch", "layer"] = "batch"
+    """Norm inside projector and predictor; "batch" takes statistics over faces and tokens of all ranks."""
+    normalise_prediction: bool = False
+    """Whether the prediction is normalised, like its target, before the dense loss."""
+    train_patch_embed: bool = False
+    """Whether the patch projection trains; if not it stays as it was drawn."""
+    distill_layers: tuple[int, ...] = (2, 5, 8, 11)
+    """Blocks (from 0) whose tokens are distilled."""
+    top_keys: int = 2
+    """Teacher tokens that a student token may attend to, per head."""
+    key_bias: bool = False
+    """Whether the keys of that attention have a bias, which has no effect and no gradient but rounding."""
+    dense_weight: float = 1.0
+    """Weight of the loss of each token (xi 1)."""
+    averaged_weight: float = 0.25
+    """Weight of the loss of averaged tokens (xi 2)."""
+    average_over: Literal["tokens", "batch"] = "tokens"
+    """What is averaged for it: a face's tokens, or each token over the batch, as the release does."""
+    averaged_target: Literal["normalised", "raw"] = "normalised"
+    """Whether the averaged target is normalised like the dense one."""
+    repulsion: float = 0.02
+    """Weight of UniGrad's second term, in both."""
+    distill_weight: float = 0.01
+    """Weight of the distillation loss."""
+    distill_weight_below_one: float | None = None
+    """Another weight for steps in which that loss is below 1, as in the release; None: the same weight always."""
+    momentum: float = 0.995
+    """Of the teacher at the beginning; rises to 1 along half a cosine."""
+
+    def build(self, vit: ViTConfig) -> CAMD:
+        from fusiform.clock import Cosine
+        from fusiform.methods.camd import CAMD, Weighting
+        from fusiform.nn.masking import BlockMasker
+        from fusiform.nn.norms import TokenBatchNorm
+        from fusiform.nn.position_predictor import PositionPredictor, Projector
+        from fusiform.nn.positions import sincos_table
+        from fusiform.nn.topk_attention import TopKAttention
+        from fusiform.nn.vit import ViT, layer_norm
+
+        self._check(vit)
+        encoder = ViT(vit)
+        encoder.pos_embed.data.copy_(sincos_table(vit.width, vit.grid, width_axis_first=False))
+        encoder.patch_embed.requires_grad_(self.train_patch_embed)
+        norm = {"batch": lambda width: TokenBatchNorm(width, across_ranks=True), "layer": layer_norm}[self.decoder_norm]
+        width, heads = self.decoder_width, self.decoder_heads
+        other = self.distill_weight_below_one
+        return CAMD(
+            encoder,
+            Projector(vit.width, width, self.projector_depth, heads, norm, vit.mlp_ratio),
+            PositionPredictor(width, self.predictor_depth, heads, vit.grid, norm, vit.mlp_ratio),
+            TopKAttention(vit.width, vit.heads, self.top_keys, key_bias=self.key_bias),
+            BlockMasker(self.mask_ratio, self.smallest_block),
+            layers=self.distill_layers,
+            momentum=Cosine(peak=self.momentum, end=1.0),
+            weighting=Weighting(
+                dense=self.dense_weight,
+                averaged=self.averaged_weight,
+                distill=self.distill_weight if other is None else (other, self.distill_weight),
+                repulsion=self.repulsion,
+                average_over=self.average_over,
+                averaged_target=self.averaged_target,
+            ),
+            normalise_prediction=self.normalise_prediction,
+        )
+
+    def _check(self, vit: ViTConfig) -> None:
+        if wrong := [layer for layer in self.distill_layers if not 0 <= layer < vit.depth]:
+            raise ConfigError(
+                f"--method.distill-layers names block {wrong[0]} of an encoder with {vit.depth}",
+                expected=f"0 to {vit.depth - 1}",
+            )
+        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
+            raise ConfigError(
+                f"Decoder width {self.decoder_width} with {self.decoder_heads} heads",
+                expected="a multiple of the heads and of 4",
+                do="change --method.decoder-heads",
+            )
+        if not 0 < round(vit.patches * self.mask_ratio) < vit.patches:
+            raise ConfigError(
+                f"Mask ratio {self.mask_ratio} hides {round(vit.patches * self.mask_ratio)} of {vit.patches} patches",
+                expected="some hidden and some visible",
+                do="change --method.mask-ratio",
+            )
+        if not 0 < self.top_keys <= vit.patches:
+            raise ConfigError(f"{self.top_keys} keys of {vit.patches} patches", do="change --method.top-keys")

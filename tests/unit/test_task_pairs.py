@@ -14,7 +14,7 @@ from fusiform.tasks import photos
 from fusiform.tasks.identification import Identification
 from fusiform.tasks.sets import congress, orl
 from fusiform.tasks.task import EmbeddingTask, Labelled, Tallied
-from fusiform.tasks.verification import PairRows, Verification, fold_accuracy
+from fusiform.tasks.verification import PairRows, Verification, drawn_pairs, fold_accuracy
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,23 @@ def test_fold_accuracy_against_brute_force():
         best = max(t for t, r in zip(thresholds, right, strict=True) if r == max(right))
         shares.append((weight * ((similarity > best) == same))[inside].sum() / weight[inside].sum())
     assert fold_accuracy(similarity, PairRows(a, b, same), fold, weight) == pytest.approx(np.mean(shares))
+
+
+def test_pairs_drawn_from_a_set_are_what_they_say_and_depend_on_the_seed_alone():
+    person = np.array([f"p{i // 9}" for i in range(180)])
+    keys = np.array([f"{i:03}" for i in range(180)])
+    pairs = drawn_pairs(person, keys, 0)
+    assert (int(pairs.same.sum()), int((~pairs.same).sum())) == (200, 1000)
+    np.testing.assert_array_equal(person[pairs.a] == person[pairs.b], pairs.same)
+    assert (pairs.a != pairs.b).all()
+    genuine = {frozenset(pair) for pair in zip(pairs.a[pairs.same], pairs.b[pairs.same], strict=True)}
+    assert len(genuine) == 200
+    other = drawn_pairs(person, keys, 1)
+    assert (other.b != pairs.b).any()
+    shuffle = np.random.default_rng(0).permutation(180)
+    again = drawn_pairs(person[shuffle], keys[shuffle], 0)
+    np.testing.assert_array_equal(keys[shuffle][again.a], keys[pairs.a])
+    np.testing.assert_array_equal(keys[shuffle][again.b], keys[pairs.b])
 
 
 def test_a_pair_list_of_another_form_is_refused(drawn):

@@ -3,12 +3,15 @@
 On Congress every pair is one portrait of series `a` (two thirds in colour) and one of series `b` (all grey, another
 year, another photographer), so the embedding has to bridge that too. Pairs that the set suspects to be one photo twice
 are left out, and counted in the notes.
+
+On a set on disk the pairs are drawn: for each person up to `PER_PERSON` pairs of two of its faces, and for each of
+those `IMPOSTORS` pairs of one of its faces with somebody else's. In the accuracy both kinds then count alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,13 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics, pair_metrics
+from fusiform.clock import stream_seed
 from fusiform.errors import DataError
+from fusiform.faces.faceset import FaceSet
 from fusiform.tasks.photos import crop_photos
+from fusiform.tasks.rendered import resized
 from fusiform.tasks.sets import congress
+from fusiform.tasks.sets.folder import one_source
 from fusiform.tasks.splits import folds_by_person
 from fusiform.tasks.task import Labelled
 
 CONGRESS = "congress"
+PER_PERSON, IMPOSTORS = 10, 5
 FALSE_ACCEPT_RATES = (1e-1, 1e-2, 1e-3)
 """Reported where the pairs can measure them: at least one impostor pair may pass."""
 
@@ -38,9 +46,14 @@ class PairRows:
 
 @dataclass(frozen=True)
 class Verification:
-    """Pairs of faces of Congress; AUC decides."""
+    """Pairs of faces of Congress, or of the test people of a set; AUC decides."""
 
     dataset: str = CONGRESS
+    """"congress", or "rendered" with a `path`."""
+    path: Path | None = None
+    """Folder of a set whose people are known."""
+    seed: int = 0
+    """Of the pairs drawn from a set."""
     folds: int = 10
     root: Path | None = None
     """Folder of the photo sets; FUSIFORM_DATA by default."""
@@ -49,11 +62,17 @@ class Verification:
     metric = "AUC"
     higher_is_better = True
 
+    def __post_init__(self) -> None:
+        one_source(self.name, self.dataset, self.path, CONGRESS)
+
     @property
     def measurement_notes(self) -> Mapping[str, object]:
-        return {"threshold": "best-on-people-of-other-folds"}
+        drawn = "" if self.path is None else f"; pairs drawn with seed {self.seed}"
+        return {"threshold": "best-on-people-of-other-folds" + drawn}
 
     def read(self, size: int) -> Labelled:
+        if self.path is not None:
+            return self._read_set(self.path, size)
         listed = congress.pairs(self.root)
         wanted = {key for pair in listed.kept for key in (pair.a, pair.b)}
         photos = [face.photo for face in congress.read(self.root) if face.photo.key in wanted]
@@ -86,11 +105,35 @@ class Verification:
             },
         )
 
+    def _read_set(self, path: Path, size: int) -> Labelled:
+        stored = FaceSet.open(path)
+        rows = stored.rows("test" if "test" in stored.codes("split")[1] else "all")
+        who, people = stored.codes("person")
+        rows = rows[np.array(people)[who[rows]] != ""]
+        if len(set(who[rows].tolist())) < self.folds:
+            raise DataError(f"'{path}' names too few people to verify", expected=f"{self.folds} people or more")
+        person = np.array(people)[who[rows]]
+        faces = Labelled(
+            dataset=stored.name,
+            images=resized(stored.images(rows), size),
+            target=person,
+            person=person,
+            split=np.full(len(rows), "test"),
+            keys=np.array([stored.key(int(row)) for row in rows]),
+            crop=stored.crop,
+        )
+        pairs = self.pairs(faces)
+        genuine = int(pairs.same.sum())
+        counts = {"pairs of one person": genuine, "pairs of two people": len(pairs.same) - genuine}
+        return replace(faces, notes=counts)
+
     def pairs(self, faces: Labelled) -> PairRows:
-        """The listed pairs whose two faces are among `faces`."""
+        """The pairs whose two faces are among `faces`."""
         return _pairs(self, faces)[0]
 
-    def _listed(self, faces: Labelled) -> PairRows:
+    def _find(self, faces: Labelled) -> PairRows:
+        if self.path is not None:
+            return drawn_pairs(faces.person, faces.keys, self.seed)
         row = {key: i for i, key in enumerate(faces.keys.tolist())}
         listed = congress.pairs(self.root).kept
         known = [(row[pair.a], row[pair.b], pair.same) for pair in listed if pair.a in row and pair.b in row]
@@ -124,6 +167,9 @@ class Verification:
             if far * impostors >= 1:
                 point = pair_metrics.tar_at_far(similarity, pairs.same, far, pair_weight, check=weight is None)
                 scores[f"TAR@FAR={far:g}"] = point.tar
+        if self.path is not None:
+            alike = np.where(pairs.same, float(IMPOSTORS), 1.0)
+            pair_weight = alike if pair_weight is None else alike * pair_weight
         scores["accuracy"] = fold_accuracy(similarity, pairs, fold, pair_weight)
         return scores
 
@@ -131,7 +177,34 @@ class Verification:
 @lru_cache(maxsize=4)
 def _pairs(task: Verification, faces: Labelled) -> tuple[PairRows, NDArray[np.str_]]:
     """Pairs and folds, which are the same for every resample of the same faces."""
-    return task._listed(faces), folds_by_person(faces.person, task.folds, task.dataset)
+    return task._find(faces), folds_by_person(faces.person, task.folds, task.dataset)
+
+
+def drawn_pairs(person: NDArray[np.str_], keys: NDArray[np.str_], seed: int) -> PairRows:
+    """Pairs drawn for each person from a stream of its own: who else is in the set changes only whom it is paired with.
+
+    Args:
+        person: (N,) subject keys.
+        keys: (N,) face keys, which put the faces in order.
+        seed: another one draws other pairs.
+    """
+    order = np.argsort(keys, kind="stable")
+    a: list[int] = []
+    b: list[int] = []
+    same: list[bool] = []
+    for who in np.unique(person):
+        rng = np.random.Generator(np.random.Philox(stream_seed(seed, "pairs", str(who))))
+        own, others = order[person[order] == who], order[person[order] != who]
+        first, second = np.triu_indices(len(own), 1)
+        chosen = np.sort(rng.permutation(len(first))[:PER_PERSON])
+        a += own[first[chosen]].tolist()
+        b += own[second[chosen]].tolist()
+        same += [True] * len(chosen)
+        count = IMPOSTORS * len(chosen) if len(others) else 0
+        a += own[rng.integers(0, len(own), count)].tolist()
+        b += others[rng.integers(0, max(len(others), 1), count)].tolist()
+        same += [False] * count
+    return PairRows(np.array(a, np.int64), np.array(b, np.int64), np.array(same, np.bool_))
 
 
 def fold_accuracy(
@@ -152,23 +225,29 @@ def fold_accuracy(
         weight: (P,) how often each pair counts.
     """
     w = np.ones(len(similarity)) if weight is None else weight
-    first, second = fold[pairs.a], fold[pairs.b]
-    shares = []
-    for name in np.unique(first):
-        inside, outside = first == name, (first != name) & (second != name)
-        if w[inside].sum() == 0 or w[outside].sum() == 0:
-            continue
-        threshold = _best_threshold(similarity[outside], pairs.same[outside], w[outside])
-        right = (similarity[inside] > threshold) == pairs.same[inside]
-        shares.append(float((w[inside] * right).sum() / w[inside].sum()))
-    return float(np.mean(shares)) if shares else float("nan")
-
-
-def _best_threshold(similarity: NDArray[np.float64], same: NDArray[np.bool_], weight: NDArray[np.float64]) -> float:
+    names, code = np.unique(fold, return_inverse=True)
+    first, second = code[pairs.a], code[pairs.b]
     values, place = np.unique(similarity, return_inverse=True)
-    genuine = np.bincount(place, weight * same, len(values))
-    impostor = np.bincount(place, weight * ~same, len(values))
-    # at threshold values[i] the genuine above it and the impostors up to it are right; -inf accepts all
-    right = np.concatenate([[genuine.sum()], genuine.sum() - np.cumsum(genuine) + np.cumsum(impostor)])
-    best = len(right) - 1 - int(np.argmax(right[::-1]))
-    return -np.inf if best == 0 else float(values[best - 1])
+
+    def count(rows: NDArray[np.bool_], each: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(place[rows], each[rows], len(values)).astype(np.float64)
+
+    everything, ones = np.ones(len(w), np.bool_), np.ones(len(w))
+    kinds = (w * pairs.same, w * ~pairs.same, ones)
+    totals = [count(everything, each) for each in kinds]
+    shares = []
+    for name in range(len(names)):
+        inside, touched = first == name, (first == name) | (second == name)
+        if w[inside].sum() == 0 or w[~touched].sum() == 0:
+            continue
+        genuine, impostor, pairs_there = (
+            total - count(touched, each) for total, each in zip(totals, kinds, strict=True)
+        )
+        # at threshold values[i] the genuine above it and the impostors up to it are right; the first accepts all
+        right = np.concatenate([[genuine.sum()], genuine.sum() - np.cumsum(genuine) + np.cumsum(impostor)])
+        right[1:][pairs_there == 0] = -np.inf
+        best = len(right) - 1 - int(np.argmax(right[::-1]))
+        threshold = -np.inf if best == 0 else values[best - 1]
+        decided = (similarity[inside] > threshold) == pairs.same[inside]
+        shares.append(float((w[inside] * decided).sum() / w[inside].sum()))
+    return float(np.mean(shares)) if shares else float("nan")

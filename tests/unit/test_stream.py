@@ -46,6 +46,11 @@ def stream(faces: FaceSet) -> Stream:
     )
 
 
+def seen_again(stream: Stream, times: int) -> Stream:
+    """The stream with further views that are drawn like the first."""
+    return replace(stream, data=replace(stream.data, more_views=stream.data.views[:1] * times))
+
+
 def same(a: FaceBatch, b: FaceBatch) -> bool:
     assert a.landmarks is not None
     assert b.landmarks is not None
@@ -60,7 +65,7 @@ def same(a: FaceBatch, b: FaceBatch) -> bool:
 
 
 def test_a_batch_has_the_shapes_it_promises(stream: Stream) -> None:
-    batch = replace(stream, views=3).batch(2)
+    batch = seen_again(stream, 2).batch(2)
     assert batch.images.shape == (6, 3, 3, 24, 24)
     assert batch.images.dtype == torch.uint8
     assert batch.ids.dtype == torch.int64
@@ -139,7 +144,7 @@ def test_flips_follow_their_probability(stream: Stream) -> None:
     for probability in (0.0, 1.0):
         always = replace(stream, data=replace(stream.data, flip=probability))
         assert {bool(f) for s in range(3) for f in always.batch(s).flipped.flatten()} == {bool(probability)}
-    both = replace(stream, views=20).batch(0).flipped.double().mean()
+    both = seen_again(stream, 19).batch(0).flipped.double().mean()
     assert 0.3 < float(both) < 0.7
 
 
@@ -151,6 +156,12 @@ def test_workers_change_nothing(stream: Stream, workers: int, decoded: bool) -> 
     got = list(batches(source, 2, 9, workers=workers))
     assert len(got) == 7
     assert all(same(a, b) for a, b in zip(wanted, got, strict=True))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_thread_changes_nothing(stream: Stream, background: bool) -> None:
+    got = list(batches(stream.in_memory(), 2, 9, background=background))
+    assert all(same(stream.batch(s), b) for s, b in zip(range(2, 9), got, strict=True))
 
 
 def test_a_consumer_may_stop_early(stream: Stream) -> None:

@@ -135,7 +135,10 @@ class FaceSet:
 
     def __init__(self, folder: Path, info: dict[str, Any], index: pa.Table) -> None:
         self.folder, self.info, self.index = folder, info, index
-        self.crop = Crop.from_dict(info["crop"])
+        try:
+            self.crop = Crop.from_dict(info["crop"])
+        except TypeError as error:
+            raise DataError(f"The crop in '{folder / SET_FILE}' is not complete ({error})", do=RUN_AGAIN) from error
         self._shards = _OpenShards(folder / SHARDS)
 
     @classmethod
@@ -209,7 +212,7 @@ class FaceSet:
             missing = [k for k, row in zip(keys, found.to_pylist(), strict=True) if row is None]
             raise DataError(
                 f"{len(missing)} faces are not in the set '{self.folder}', among them '{missing[0]}'",
-                do=f"fusiform shards show {self.folder}",
+                expected="keys of its index",
             )
         return np.asarray(found.to_numpy(), np.int64)
 
@@ -243,11 +246,14 @@ class FaceSet:
             return None
         from PIL import Image
 
-        with Image.open(io.BytesIO(self._read(row, "labels_", "labels.png")), formats=["PNG"]) as picture:
-            side = self.crop.size
-            if picture.size != (side, side) or picture.mode not in ("L", "P"):
-                raise self._damaged(row, f"its parsing map is {picture.size}, mode {picture.mode}")
-            return np.array(picture, np.uint8)
+        try:
+            with Image.open(io.BytesIO(self._read(row, "labels_", "labels.png")), formats=["PNG"]) as picture:
+                side = self.crop.size
+                if picture.size != (side, side) or picture.mode not in ("L", "P"):
+                    raise self._damaged(row, f"its parsing map is {picture.size}, mode {picture.mode}")
+                return np.array(picture, np.uint8)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise self._damaged(row, f"its parsing map does not decode ({error})") from error
 
     def verify(self, rows: Rows | None = None) -> list[Problem]:
         """Read every byte again and compare with what was written: sha256 of JPEGs, crc32 of labels, tar headers.
@@ -365,9 +371,10 @@ def _read_info(folder: Path) -> dict[str, Any]:
             expected=f"version {VERSION}",
             do="use the version of fusiform that made the set",
         )
-    lacking = sorted({"name", "crop", "faces", "files"} - set(info))
-    if lacking:
-        raise DataError(f"'{folder / SET_FILE}' lacks {lacking}", do=RUN_AGAIN)
+    wanted = {"name": str, "crop": dict, "faces": int, "files": dict}
+    wrong = [name for name, kind in wanted.items() if not isinstance(info.get(name), kind)]
+    if wrong or INDEX_FILE not in info["files"]:
+        raise DataError(f"'{folder / SET_FILE}' lacks {wrong or INDEX_FILE}", do=RUN_AGAIN)
     return info
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -252,6 +253,14 @@ def _side(face: StoredFace) -> int:
         raise DataError(f"The crop of face '{face.key}' is not a JPEG ({error})") from error
     if height != width:
         raise DataError(f"The crop of face '{face.key}' is {width}x{height}", expected="a square")
+    if face.parsing_png is not None:
+        # width, height, bits and colour type: 0 is grey, 3 a palette
+        is_png = face.parsing_png[:4] == b"\x89PNG" and len(face.parsing_png) > 26
+        header = struct.unpack(">IIBB", face.parsing_png[16:26]) if is_png else ()
+        if header[:3] != (width, height, 8) or header[3] not in (0, 3):
+            raise DataError(
+                f"The parsing map of face '{face.key}' is {header or 'no PNG'}", expected=f"8 bits, {width}x{height}"
+            )
     return int(height)
 
 

@@ -2,7 +2,7 @@
 have seen.
 
 Step s of a run is place k of epoch e, `e, k = divmod(s, steps_per_epoch)`. The order of an epoch is a permutation drawn
-from (seed, epoch); how a face is cropped and mirrored is drawn from (seed, epoch, face, view). Nothing depends on how
+from (seed, epoch); how a face is cropped, mirrored and coloured is drawn from (seed, epoch, face, view). Nothing depends on how
 many steps were taken before in this process, nor on how many worker processes prepare batches. The batch of a step is
 fixed over all ranks and cut by rank, so a change of world size changes no step's faces either.
 """
@@ -32,6 +32,7 @@ from fusiform.batch import FaceBatch
 from fusiform.clock import stream_seed
 from fusiform.config import DataConfig
 from fusiform.errors import ConfigError, DataError, FusiformError, FusiformWarning
+from fusiform.faces.colour import Recolouring, draw, recolour
 from fusiform.faces.faceset import FaceSet, Rows
 from fusiform.faces.views import random_box, render_view, view_points
 
@@ -66,8 +67,6 @@ class Stream:
     seed: int
     faces_per_step: int
     """Over all ranks."""
-    views: int = 1
-    """How often each face of a batch is seen, each time cropped anew."""
     rank: int = 0
     world_size: int = 1
     landmarks: bool = False
@@ -76,10 +75,8 @@ class Stream:
     """See `in_memory`."""
 
     def __post_init__(self) -> None:
-        if self.faces_per_step < 1 or self.views < 1:
-            raise ConfigError(
-                f"{self.faces_per_step} faces per step, {self.views} views", expected="at least 1 of each"
-            )
+        if self.faces_per_step < 1:
+            raise ConfigError(f"{self.faces_per_step} faces per step", expected="at least 1")
         if self.faces_per_step % self.world_size:
             raise ConfigError(
                 f"{self.faces_per_step} faces per step cannot be shared equally by {self.world_size} processes",
@@ -115,27 +112,34 @@ class Stream:
         chosen = _order(self.seed, epoch, len(self.rows))[first : first + share]
         ids = self.rows[chosen]
         side, size = self.faces.crop.size, self.image_size
-        images = torch.empty(share, self.views, 3, size, size, dtype=torch.uint8)
-        boxes = np.empty((share, self.views, 4), np.float32)
-        flipped = np.empty((share, self.views), np.bool_)
+        views = self.data.views
+        images = torch.empty(share, len(views), 3, size, size, dtype=torch.uint8)
+        boxes = np.empty((share, len(views), 4), np.float32)
+        flipped = np.empty((share, len(views)), np.bool_)
+        colours: list[list[Recolouring]] = [[] for _ in views]
         points: list[NDArray[np.float64]] = []
         for b, (position, row) in enumerate(zip(chosen.tolist(), ids.tolist(), strict=True)):
             image = self.decoded.images[position] if self.decoded else self.faces.image(row)
             marks = self._points(position, row) if self.landmarks else None
-            for v in range(self.views):
+            for v, view in enumerate(views):
                 rng = np.random.Generator(np.random.Philox(stream_seed(self.seed, "view", epoch, row, v)))
-                flip = bool(rng.random() < self.data.flip)
-                box = random_box(rng, self.data.crop_scale, self.data.crop_aspect, side)
+                flip = bool(rng.random() < view.flip)
+                box = random_box(rng, view.crop_scale, view.crop_aspect, side)
                 images[b, v] = render_view(image, box, flip, size)
                 boxes[b, v], flipped[b, v] = box, flip
+                if view.colour.active:
+                    colours[v].append(draw(rng, view.colour))
                 if marks is not None:
                     points.append(view_points(marks, box, flip, size, side))
+        for v, drawn in enumerate(colours):
+            if drawn:
+                images[:, v] = recolour(images[:, v], drawn)
         return FaceBatch(
             images=images,
             ids=torch.from_numpy(np.ascontiguousarray(ids, np.int64)),
             boxes=torch.from_numpy(boxes),
             flipped=torch.from_numpy(flipped),
-            landmarks=_stacked(points, share, self.views).float() if self.landmarks else None,
+            landmarks=_stacked(points, share, len(views)).float() if self.landmarks else None,
         )
 
     def in_memory(self, at_most: int = IN_MEMORY) -> Stream:
@@ -160,7 +164,14 @@ class Stream:
 
 
 def batches(
-    stream: Stream, start: int, stop: int, *, workers: int = 0, ahead: int = 2, timeout: float = 300.0
+    stream: Stream,
+    start: int,
+    stop: int,
+    *,
+    workers: int = 0,
+    ahead: int = 2,
+    timeout: float = 300.0,
+    background: bool | None = None,
 ) -> Iterator[FaceBatch]:
     """The batches of steps start..stop in order, prepared while the consumer computes.
 
@@ -168,17 +179,18 @@ def batches(
         stream: whose crops should be in memory if they fit.
         start: first step.
         stop: one past the last step.
-        workers: processes that prepare batches. With 0 a thread of this process does, or nobody where the crops are in
-            memory. The batches are the same.
+        workers: processes that prepare batches; 0: this process does. The batches are the same.
         ahead: batches ready in advance, for each worker.
         timeout: seconds without a batch after which workers count as hung.
+        background: with 0 workers, whether a thread prepares batches while the consumer computes, which pays where that
+            happens on another device. None: unless the crops are in memory.
 
     Raises:
         DataError: a face is damaged.
         FusiformError: worker processes keep dying. Before that they are replaced, with a `FusiformWarning` that names
             the step, and the same step is prepared again.
     """
-    if workers == 0 and stream.decoded is not None:
+    if not (workers or (stream.decoded is None if background is None else background)):
         for step in range(start, stop):
             yield stream.batch(step)
         return

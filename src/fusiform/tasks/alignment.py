@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fusiform import metrics
 from fusiform.faces.schemes import scheme
 from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, crop_photos
-from fusiform.tasks.rendered import read_set
+from fusiform.tasks.rendered import TRAIN_FACES, read_set
 from fusiform.tasks.sets import london
 from fusiform.tasks.sets.folder import one_source
 from fusiform.tasks.splits import folds_by_person, rounds
@@ -47,7 +47,7 @@ class Alignment:
     """"london", or "rendered" with a `path`."""
     path: Path | None = None
     """Folder of a set with exact points. Its faces are not displaced: their poses differ enough."""
-    train_faces: int | None = 2000
+    train_faces: int | None = TRAIN_FACES
     """At most so many training faces of such a set."""
     points: str = "ibug-68"
     jitter: Jitter = EVALUATION_JITTER

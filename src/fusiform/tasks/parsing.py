@@ -27,7 +27,7 @@ from fusiform.errors import ConfigError, DataError
 from fusiform.faces.faceset import FaceSet
 from fusiform.faces.parsing_map import CELEBAMASK_19, UNLABELLED, Map, crop_map, decode_map, mirrored_map, resized_map
 from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, crop_photos
-from fusiform.tasks.rendered import read_set
+from fusiform.tasks.rendered import TRAIN_FACES, read_set
 from fusiform.tasks.sets import london
 from fusiform.tasks.sets.folder import one_source
 from fusiform.tasks.splits import evenly, folds_by_person
@@ -71,7 +71,7 @@ class Parsing:
     """"london", or "rendered" with a `path`."""
     path: Path | None = None
     """Folder of a set with parsing maps. Its faces are not displaced."""
-    train_faces: int | None = 2000
+    train_faces: int | None = TRAIN_FACES
     """At most so many training faces of such a set."""
     jitter: Jitter = EVALUATION_JITTER
     copies: int = 8

@@ -29,9 +29,11 @@ class CurateFlags:
 
 def curate(words: list[str]) -> int:
     flags = parse(CurateFlags, words, "curate")
+    from fusiform.curate.card import CARD_HTML, read_card, summary
     from fusiform.curate.pipeline import curate as run
 
     run(flags.sources, flags.out, options=flags.options, today=today())
+    sys.stdout.write(f"{summary(read_card(flags.out))}\nData card: {flags.out / CARD_HTML}\n")
     return 0
 
 

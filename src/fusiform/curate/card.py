@@ -30,6 +30,7 @@ from fusiform.curate.reasons import FACE_REASONS, FILE_REASONS, Meaning
 from fusiform.curate.scan import SourceFile
 from fusiform.durable import replace_file
 from fusiform.errors import DataError
+from fusiform.faces.align import template
 from fusiform.faces.faceset import FaceSet
 from fusiform.ledger import KEPT, read_ledger
 
@@ -132,7 +133,7 @@ def describe(
 def summary(card: Mapping[str, Any]) -> str:
     """The card's counts as a table for a terminal."""
     counts = card["counts"]
-    rows = [("files seen", counts["seen"], ""), ("photos kept", counts["kept"], f"{counts['faces']:,} faces")]
+    rows = [("files seen", counts["seen"], ""), ("photos kept", counts["kept"], _faces(counts["faces"]))]
     rows += [(f"refused: {r['reason']}", r["count"], r["meaning"]) for r in card["refused"]]
     rows += [(f"faces left out: {r['reason']}", r["count"], r["do"] or r["meaning"]) for r in card["left_out"]]
     if counts["vanished"]:
@@ -170,12 +171,14 @@ def render(
         loader=jinja2.PackageLoader("fusiform.curate"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     seen = max(card["counts"]["seen"], 1)
+    onto = template(card["crop"]["template"], card["crop"]["size"])
     return environment.get_template("card.html").render(
         card=card,
         sheet=sheet,
         refused_sheets={r["reason"]: (refused_sheets or {}).get(r["reason"]) for r in card["refused"]},
         plots=plots,
         crop_rows=[(name.replace("_", " "), value) for name, value in card["crop"].items() if value],
+        marks=[(x / onto.size * 100, y / onto.size * 100) for x, y in onto.points],
         share=lambda count: f"{100 * count / seen:.3f}",
     )
 
@@ -215,13 +218,17 @@ def _rights_note(kept: pa.Table) -> list[str]:
     unknown = pc.sum(pc.is_in(kept["licence"], value_set=pa.array(["", "unknown"]))).as_py() or 0
     if not unknown:
         return []
-    return [f"The licence of {unknown:,} faces is unknown. State it with --licence before the set is used or shared."]
+    return [f"The licence of {_faces(unknown)} is unknown. State it with --licence before the set is used or shared."]
 
 
 def _unsure_note(count: int) -> list[str]:
     if not count:
         return []
-    return [f"{count:,} faces are kept although the landmark model is unsure of them: faces in profile, mostly."]
+    return [f"The landmark model is unsure of {_faces(count)} that the detector is sure of: profiles, mostly. Kept."]
+
+
+def _faces(count: int) -> str:
+    return f"{count:,} face" + "s" * (count != 1)
 
 
 def _vanished_note(vanished: Sequence[str]) -> list[str]:
@@ -261,7 +268,7 @@ def _sheet(images: NDArray[np.uint8]) -> str:
 
     columns = min(COLUMNS, max(1, len(images)))
     lines = math.ceil(len(images) / columns)
-    sheet = np.full((lines * THUMBNAIL, columns * THUMBNAIL, 3), 255, np.uint8)
+    sheet = np.full((lines * THUMBNAIL, columns * THUMBNAIL, 3), 128, np.uint8)
     for i, image in enumerate(images):
         small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
         top, left = i // columns * THUMBNAIL, i % columns * THUMBNAIL

@@ -16,7 +16,7 @@ from fusiform.curate.points import FaceFinder
 from fusiform.errors import ConfigError, FusiformWarning
 from fusiform.faces.align import Image
 from fusiform.faces.detect import CenterFace, Detector, Face, YuNet, best_detector
-from fusiform.faces.landmarks import Landmarker, best_landmarker, open_landmarker
+from fusiform.faces.landmarks import FaceMesh, Landmarker, best_landmarker, open_landmarker
 
 
 class FaceModels(Protocol):
@@ -101,7 +101,8 @@ def choose(*, offline: bool = False) -> OnnxModels:
         landmarker = best_landmarker(offline=offline)
     cards = [{"role": "detector", **assets.asset(detector.id).card()}]
     if landmarker is not None:
-        cards.append({"role": "landmarks", **assets.asset(landmarker.id).card()})
+        files = [landmarker.id, *(["iris_landmark"] if landmarker.id == FaceMesh.id else [])]
+        cards += [{"role": "landmarks", **assets.asset(file).card()} for file in files]
     return OnnxModels(
         detector=detector.id,
         detector_sha256=detector.weights_sha256,

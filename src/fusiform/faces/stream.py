@@ -2,14 +2,15 @@
 have seen.
 
 Step s of a run is place k of epoch e, `e, k = divmod(s, steps_per_epoch)`. The order of an epoch is a permutation drawn
-from (seed, epoch); how a face is cropped, mirrored and coloured is drawn from (seed, epoch, face, view). Nothing depends on how
-many steps were taken before in this process, nor on how many worker processes prepare batches. The batch of a step is
-fixed over all ranks and cut by rank, so a change of world size changes no step's faces either.
+from (seed, epoch); how a face is cropped, mirrored and coloured is drawn from (seed, epoch, face, view). Nothing
+depends on how many steps were taken before in this process, nor on how many worker processes prepare batches. The batch
+of a step is fixed over all ranks and cut by rank, so a change of world size changes no step's faces either.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
@@ -252,8 +253,18 @@ class _Steps(Dataset["FaceBatch | _Failure"]):
 
 
 def _start_worker(_: int) -> None:
-    """Ctrl-C is for the process that trains: it decides what is still finished."""
+    # Ctrl-C is for the process that trains: it decides what is still finished
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, name="watches the training process", daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """End this process when the one that trains is gone, even by kill -9. The DataLoader's own watch looks at the
+    parent's number, which for us is the fork server's and outlives the training process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -84,6 +84,42 @@ VIT_SIZES: dict[str, ViTConfig] = {
 
 
 @dataclass(frozen=True)
+class Colour:
+    """Random changes of a view's colours, in this order. None by default."""
+
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Strength of the random brightness, contrast, saturation and hue."""
+    jitter_share: float = 1.0
+    """Probability of that jitter."""
+    grey: float = 0.0
+    """Probability of a view without colour."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of its standard deviation in pixels of the view."""
+    solarise: float = 0.0
+    """Probability that the brighter half of the values is inverted."""
+
+    @property
+    def active(self) -> bool:
+        return any(self.jitter) or max(self.grey, self.blur, self.solarise) > 0
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """One way in which a face is seen."""
+
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the random crop's area, as a share of the stored crop; 1 and 1 for the whole of it."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the random crop's width over height."""
+    flip: float = 0.5
+    """Probability of mirroring a view."""
+    colour: Colour = field(default_factory=Colour)
+    """Changes of its colours."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What a face looks like by the time the method sees it."""
 
@@ -93,8 +129,17 @@ class DataConfig:
     """Range of the random crop's width over height."""
     flip: float = 0.5
     """Probability of mirroring a view."""
+    colour: Colour = field(default_factory=Colour)
+    """Changes of its colours."""
+    more_views: tuple[ViewConfig, ...] = ()
+    """Further views of each face, for methods that compare several; the first one is described above."""
     split: str = "train"
     """Split of the set to train on; "all" takes every face."""
+
+    @property
+    def views(self) -> tuple[ViewConfig, ...]:
+        """All views of a face, the first one included."""
+        return (ViewConfig(self.crop_scale, self.crop_aspect, self.flip, self.colour), *self.more_views)
 
 
 @dataclass(frozen=True)
@@ -224,6 +269,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return from_json(hint(), value, where=where)  # an entry of a tuple of groups
     if origin is Literal:
         if value in args:
             return value

@@ -100,6 +100,11 @@ class Training:
     def __init__(self, recipe: Recipe, method: Method, steps_per_epoch: int) -> None:
         self.recipe, self.method, self.steps_per_epoch = recipe, method, steps_per_epoch
         optim = recipe.optim
+        if len(recipe.data.views) != method.views:
+            raise ConfigError(
+                f"The recipe shows {len(recipe.data.views)} views of each face and its method takes {method.views}",
+                do=f"give {method.views - 1} entries to `more_views` of the recipe's data",
+            )
         self.total_steps = round(optim.epochs * steps_per_epoch)
         if self.total_steps < 1:
             raise ConfigError(f"{optim.epochs} epochs are less than one step", do="raise --optim.epochs")

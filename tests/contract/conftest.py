@@ -45,12 +45,12 @@ def faces(tmp_path_factory) -> FaceSet:
 def shrunk(recipe: Recipe) -> Recipe:
     """The recipe at a size that trains in seconds: same method, same kinds of settings."""
     method = recipe.method
-    small = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
+    small = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "distill_layers": (0, 1)}
     fitting = {name: value for name, value in small.items() if hasattr(method, name)}
     return replace(
         recipe,
         method=replace(method, **fitting),
-        vit=ViTConfig(image_size=32, patch_size=8, width=48, depth=2, heads=3),
+        vit=replace(recipe.vit, image_size=32, patch_size=8, width=48, depth=2, heads=3),
         optim=replace(recipe.optim, epochs=10, warmup_epochs=1, faces_per_step=16, lr_per_256=2e-2),
         loop=replace(recipe.loop, threads=1, checkpoint_every=7, log_every=1, workers=0, precision="fp32"),
     )

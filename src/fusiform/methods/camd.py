@@ -1,8 +1,8 @@
 """CAMD: context-aware masked distillation of faces.
 
-After the authors' release (537a7cb, 2025). Its student, teacher, predictor and objective are those of SiameseIM (Tao, C., Zhu, X.,
-Su, W., et al. "Siamese Image Modeling for Self-Supervised Vision Representation Learning", CVPR 2023), to which it adds
-a second UniGrad on averaged tokens and a distillation through top-k attention ("AGMD"):
+After the authors' code at 537a7cb (2025). Student, teacher, predictor and objective are those of SiameseIM (Tao, C.,
+Zhu, X., Su, W., et al. "Siamese Image Modeling for Self-Supervised Vision Representation Learning", CVPR 2023), to
+which it adds a second UniGrad on averaged tokens and a distillation through top-k attention ("AGMD"):
 
     z = projector(encoder(crop[keep]));   p = predictor(z, where the face's patches lie in the crop)
     t = teacher(face)                     (momentum copies of encoder and projector, whole face, nothing hidden)
@@ -96,7 +96,7 @@ class CAMD(Method):
         return Losses(total=total, parts=parts)
 
     def predict(self, crop: Tensor, mask: Mask, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """What the student expects at each place of the face (B, N, P), and its patch tokens, blocks stacked: (l*B, M, D)."""
+        """What the student expects at each place of the face (B, N, P), and its patch tokens by block (l*B, M, D)."""
         *tapped, last = self.encoder.encode_taps(crop, [*self.layers, len(self.encoder.blocks) - 1], mask.keep)
         prediction = self.predictor(self.projector(last), mask, geometry)
         return prediction, torch.cat([tokens[:, 1:] for tokens in tapped])

@@ -30,6 +30,9 @@ class Method(nn.Module, abc.ABC):
     encoder: nn.Module
     """The network that is kept: a `fusiform.nn.vit.ViT`."""
 
+    views: int = 1
+    """How many views of each face it takes (`data.more_views` describes those after the first)."""
+
     @abc.abstractmethod
     def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
         """The loss of one (micro-)batch."""

@@ -13,6 +13,9 @@ TABLE: dict[str, str] = {
     "mae-face": "fusiform.recipes.mae_face:MAE_FACE",
     "mae-face-as-released": "fusiform.recipes.mae_face:AS_RELEASED",
     "mae-face-quick": "fusiform.recipes.mae_face:QUICK",
+    "camd": "fusiform.recipes.camd:PLAIN",
+    "camd-as-released": "fusiform.recipes.camd:AS_RELEASED",
+    "camd-quick": "fusiform.recipes.camd:QUICK",
     "demo": "fusiform.recipes.mae_face:DEMO",
 }
 """Name -> `module:NAME`. Imported when asked for, so that `--help` stays quick."""

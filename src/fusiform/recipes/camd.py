@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from fusiform.config import ViTConfig
+from fusiform.config import VIT_SIZES, Colour, DataConfig, LoopConfig, OptimConfig, Recipe, ViewConfig, ViTConfig
 from fusiform.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -113,3 +113,57 @@ class CAMDConfig:
             )
         if not 0 < self.top_keys <= vit.patches:
             raise ConfigError(f"{self.top_keys} keys of {vit.patches} patches", do="change --method.top-keys")
+
+
+VGGFACE2_MEAN, VGGFACE2_STD = (0.5231, 0.4044, 0.3489), (0.2536, 0.2194, 0.2070)
+
+_JITTER = Colour(jitter=(0.4, 0.4, 0.2, 0.1), jitter_share=0.8, grey=0.2)
+
+AS_RELEASED = Recipe(
+    name="camd-as-released",
+    about="CAMD by its release's script: ViT-B/16, 400 epochs, batch 1024; the global loss averages over the batch.",
+    method=CAMDConfig(
+        key_bias=True,
+        average_over="batch",
+        averaged_target="raw",
+        distill_weight=0.01,
+        distill_weight_below_one=0.1,
+    ),
+    vit=replace(VIT_SIZES["base"], final_norm=False, pixel_mean=VGGFACE2_MEAN, pixel_std=VGGFACE2_STD),
+    data=DataConfig(
+        crop_scale=(0.08, 0.6),
+        colour=replace(_JITTER, blur=1.0),
+        more_views=(ViewConfig(colour=replace(_JITTER, blur=0.1, solarise=0.2)),),
+    ),
+    optim=OptimConfig(epochs=400, faces_per_step=1024, lr_per_256=3.125e-5, warmup_epochs=5, clip=1.0),
+)
+
+PLAIN = replace(
+    AS_RELEASED,
+    name="camd",
+    about="CAMD with the global loss on each face's own mean token and one distillation weight, 100 epochs.",
+    method=CAMDConfig(),
+    optim=replace(AS_RELEASED.optim, epochs=100),
+)
+
+QUICK = replace(
+    PLAIN,
+    name="camd-quick",
+    about="CAMD with a small ViT at 64 pixels that learns on two CPU cores in minutes.",
+    method=CAMDConfig(
+        decoder_width=192,
+        decoder_heads=3,
+        projector_depth=1,
+        predictor_depth=2,
+        distill_layers=(1, 3, 5, 7),
+        momentum=0.98,
+    ),
+    vit=replace(PLAIN.vit, image_size=64, patch_size=8, width=192, depth=8, heads=3),
+    data=DataConfig(
+        crop_scale=(0.15, 0.6),
+        colour=replace(_JITTER, blur=0.5, blur_sigma=(0.1, 0.6)),
+        more_views=(ViewConfig(colour=_JITTER),),
+    ),
+    optim=OptimConfig(epochs=33, faces_per_step=256, lr_per_256=1e-3, warmup_epochs=3, clip=1.0),
+    loop=LoopConfig(checkpoint_every=200, log_every=10),
+)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,3 +112,45 @@ def test_an_error_in_a_worker_is_not_mistaken_for_a_dead_worker(folder: Path) ->
     assert "in batch" in "".join(caught.value.__notes__)
     with pytest.raises(ConfigError, match=r"^no\. Do: yes\.$"):
         list(batches(stream, 1, 8, workers=1))
+
+
+_TRAINING = """
+import os, sys
+from fusiform.config import DataConfig
+from fusiform.faces.shards import FaceSet
+from fusiform.faces.stream import Stream, batches
+
+if __name__ == "__main__":
+    faces = FaceSet.open(sys.argv[1])
+    stream = Stream(faces, faces.rows(), DataConfig(), 16, 0, 8)
+    for step, _ in enumerate(batches(stream, 0, 10**9, workers=1)):
+        if step == 2:
+            print("running", flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of child processes")
+def test_no_worker_outlives_a_killed_training_process(folder: Path) -> None:
+    def children(process: int) -> set[int]:
+        tasks = Path(f"/proc/{process}/task").glob("*/children")
+        direct = {int(number) for task in tasks for number in task.read_text().split()}
+        return direct.union(*map(children, direct))
+
+    def alive(process: int) -> bool:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    script = folder / "training.py"
+    script.write_text(_TRAINING)
+    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == b"running\n"
+        workers = children(training.pid)
+        training.kill()
+    assert len(workers) >= 2  # the fork server and a worker
+    deadline = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [w for w in workers if alive(w)]

@@ -203,14 +203,15 @@ def alignment(faces: Labelled, prediction: Array, *, count: int = 6, untrained: 
     """
     truth, points = np.asarray(faces.target, np.float64), np.asarray(prediction, np.float64)
     side = faces.images.shape[1]
-    error = np.linalg.norm(points - truth, axis=-1).mean(-1) / _length(truth, side)
+    error = _error(points, truth, side)
     unit = "eye distance" if truth.shape[1] == IBUG else "crop's side"
     rows = _spread(error, count)
     others = [points] if untrained is None else [np.asarray(untrained, np.float64), points]
     tiles = []
     for rank, i in rows:
         panels = [_with_points(faces.images[i], truth[i], guess[i]) for guess in others]
-        label = f"{rank}: {100 * error[i]:.1f} % of the {unit}"
+        before = f" (untrained {100 * _error(others[0], truth, side)[i]:.1f} %)" if len(others) > 1 else ""
+        label = f"{rank}: {100 * error[i]:.1f} % of the {unit}{before}"
         tiles.append(Tile(_row(panels), f"True and predicted points on a face; error {label}", label))
     return Picture(
         title=f"Alignment on {faces.dataset}",
@@ -220,6 +221,11 @@ def alignment(faces: Labelled, prediction: Array, *, count: int = 6, untrained: 
         columns=() if untrained is None else ("untrained", "trained"),
         legend=(("true", "#ffffff"), ("predicted", "#ff5c35")),
     )
+
+
+def _error(points: NDArray[np.float64], truth: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """(N,) mean distance of each face's points from the true ones, as a share of `_length`."""
+    return np.asarray(np.linalg.norm(points - truth, axis=-1).mean(-1) / _length(truth, side))
 
 
 def _length(truth: NDArray[np.float64], side: int) -> NDArray[np.float64]:

@@ -98,7 +98,11 @@ def run_summary(**fields: Any) -> RunSummary:
         "recipe": "demo",
         "about": "What is shown.",
         "method": "MAE-Face",
-        "config": {"method": {"norm_pix": True, "mask_ratio": 0.75}, "optim": {"seed": 3, "faces_per_step": 64}},
+        "config": {
+            "method": {"norm_pix": True, "mask_ratio": 0.75},
+            "optim": {"seed": 3, "faces_per_step": 64},
+            "data": {"split": "train"},
+        },
         "curve": tuple(CurvePoint(10 * i, i / 4, loss) for i, loss in enumerate(losses)),
         "done": True,
         "faces_per_second": 640.0,
@@ -250,9 +254,9 @@ def test_what_it_says_first(tmp_path: Path) -> None:
         *compared("worse", gain=0.01, task="head-pose", metric="mae", dataset="rendered"),
         *compared("cannot tell", gain=-0.001, task="parsing"),
     ]
-    data = DataSummary(name="set", faces=8400)
+    data = DataSummary(name="set", faces=8400, splits={"train": 7000, "test": 1400})
     text = " ".join(page(tmp_path, rows=rows, data=data).text.split())
-    assert "MAE-Face was trained on 8,400 faces for 9.75 epochs." in text
+    assert "MAE-Face was trained on 7,000 faces, 9.78 times each." in text
     assert "better on 1 of 3 measurements, worse on 1, and on 1 the faces are too few to tell" in text
     assert "▲ better" in text
     assert "▼ worse" in text
@@ -450,7 +454,7 @@ def test_what_is_common_to_all_measurements_is_said_once() -> None:
     assert where["The encoder sees", "64 \N{MULTIPLICATION SIGN} 64 px"] == ()
     assert where["Faces found by", "no detector: the points of rendered faces are known exactly"] == ("b",)
     assert where["Errors are divided by", "outer eye corners"] == ("a",)
-    assert [f.words for f in facts[-2:]] == ["1", "2"]
+    assert facts[-1].words == "a: 1; b: 2"
 
 
 def test_limits_name_what_is_missing() -> None:
@@ -584,11 +588,31 @@ def test_a_page_from_a_run_folder(tmp_path: Path) -> None:
         "fusiform pretrain",
     ):
         assert words in text
+    with pytest.raises(DataError, match="not a set"):
+        report_command(folder, date=DATE, set_folder=tmp_path)
     with pytest.raises(DataError, match="no run"):
         report_command(tmp_path / "nowhere", date=DATE)
     (folder / "config.json").write_text("{}")
     with pytest.raises(DataError):
         report_command(folder, date=DATE)
+
+
+def test_the_commands_say_what_was_changed_and_import_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = find("mae-face-quick")
+    recipe = replace(recipe, optim=replace(recipe.optim, epochs=2.0, betas=(0.8, 0.9)))
+    with Run.open(tmp_path / "r", recipe):
+        pass
+    text = page_text(report_command(tmp_path / "r", date=DATE))
+    assert "fusiform pretrain mae-face-quick --faces SET --optim.epochs 2.0 --optim.betas 0.8 0.9 --out r" in text
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    with Run.open(tmp_path / "s", replace(recipe, name="evil:RECIPE")):
+        pass
+    assert "evil:RECIPE" in page_text(report_command(tmp_path / "s", date=DATE))
+
+
+def page_text(path: Path) -> str:
+    return " ".join(Page(path.read_text(encoding="utf-8")).text.split())
 
 
 # ------------------------------------------------------------------------------------------ pictures and sets
@@ -663,6 +687,7 @@ def test_a_set_without_a_card_still_shows_its_faces(tmp_path: Path) -> None:
     from PIL import Image
 
     from fusiform.faces.shards import StoredFace, commit_chunk, finish_set
+    from fusiform.ledger import KEPT, LedgerRow
     from fusiform.measurement import Crop
 
     faces = []
@@ -670,13 +695,17 @@ def test_a_set_without_a_card_still_shows_its_faces(tmp_path: Path) -> None:
         out = io.BytesIO()
         Image.new("RGB", (16, 16), (8 * i, 0, 0)).save(out, "JPEG")
         faces.append(StoredFace(f"f{i:02}", out.getvalue(), person=f"p{i % 3}", licence="rendered"))
-    commit_chunk(tmp_path, 0, faces, [])
+    kept = [
+        LedgerRow(f"{f.key}.jpg", KEPT, source="renderer", licence="CC0", consent="rendered", key=f.key) for f in faces
+    ]
+    commit_chunk(tmp_path, 0, faces, [*kept, LedgerRow("x.jpg", "no-face")])
     finish_set(
         tmp_path, name="renders", crop=Crop("loose", 16, "exact-points"), made_by="fusiform render", created=DATE
     )
     data = DataSummary.read(tmp_path)
     assert data is not None
-    assert (data.faces, data.people, data.rights) == (30, 3, (Rights("renders", "rendered", "", 30),))
+    assert (data.faces, data.people, data.rights) == (30, 3, (Rights("renderer", "CC0", "rendered", 30),))
+    assert data.refused == (Refusal("no-face", "", 1),)
     assert data.contact_sheet is not None
     assert "30 of 30 faces" in data.contact_sheet.alt
     sheet = Image.open(io.BytesIO(data.contact_sheet.image))

@@ -87,7 +87,8 @@ class DataSummary:
         if about is None and card is None:
             return None
         try:
-            return _summary(about or {}, card or {}, _sheet(folder))
+            rights = _ledger_rights(folder) if card is None else ()
+            return _summary(about or {}, card or {}, rights, _sheet(folder))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"The card of the set in {folder} is not understood ({type(error).__name__}: {error})",
@@ -95,18 +96,21 @@ class DataSummary:
             ) from error
 
 
-def _summary(about: Mapping[str, Any], card: Mapping[str, Any], sheet: Tile | None) -> DataSummary:
+def _summary(
+    about: Mapping[str, Any], card: Mapping[str, Any], rights: tuple[Rights, ...], sheet: Tile | None
+) -> DataSummary:
     counts = card.get("counts") or {}
     outcomes: Mapping[str, int] = about.get("outcomes") or {}
-    rights = tuple(
+    rights = rights or tuple(
         Rights(str(r["source"]), str(r.get("licence", "")), str(r.get("consent", "")), int(r["faces"]))
         for r in card.get("rights", ())
-    ) or tuple(
-        Rights(str(about.get("name", "")), str(licence), "", int(n))
-        for licence, n in (about.get("licences") or {}).items()
     )
     refused = _refusals(card.get("refused", ())) or tuple(
         Refusal(str(reason), "", int(n)) for reason, n in outcomes.items() if reason != "kept"
+    )
+    rights = rights or tuple(
+        Rights(str(about.get("name", "")), str(licence), "", int(n))
+        for licence, n in (about.get("licences") or {}).items()
     )
     people = card.get("people") or {}
     splits = {str(s["split"]): int(s["faces"]) for s in card.get("splits", ())} or about.get("splits") or {}
@@ -133,6 +137,21 @@ def _summary(about: Mapping[str, Any], card: Mapping[str, Any], sheet: Tile | No
 
 def _refusals(values: Sequence[Mapping[str, Any]]) -> tuple[Refusal, ...]:
     return tuple(Refusal(str(v["reason"]), str(v.get("meaning", "")), int(v["count"])) for v in values)
+
+
+def _ledger_rights(folder: Path) -> tuple[Rights, ...]:
+    """Whose the kept faces are, from the ledger: for sets without a card, such as rendered ones."""
+    if not (folder / "ledger.parquet").is_file():
+        return ()
+    import pyarrow.compute as pc
+
+    from fusiform.ledger import KEPT, read_ledger
+
+    table = read_ledger(folder)
+    kept = table.filter(pc.equal(table["outcome"], KEPT))
+    groups = kept.group_by(["source", "licence", "consent"]).aggregate([("key", "count")]).to_pylist()
+    rows = [Rights(g["source"] or "", g["licence"] or "", g["consent"] or "", int(g["key_count"])) for g in groups]
+    return tuple(sorted(rows, key=lambda r: (-r.faces, r.source, r.licence, r.consent)))
 
 
 def _sheet(folder: Path) -> Tile | None:

@@ -37,6 +37,7 @@ class _Page:
     fusiform: str
     lede: str
     time: str
+    trained_on: int
     runs: Sequence[RunSummary]
     learned: str
     curves: charts.Curves | None
@@ -106,6 +107,7 @@ def _page(
         date=date,
         fusiform=__version__,
         lede=lede(runs, data, counts),
+        trained_on=trained_on(runs[0], data) if runs and data else 0,
         time=figures.span(runs[0].seconds) if runs and runs[0].seconds else "",
         runs=runs,
         learned=common_learned(runs),
@@ -139,8 +141,8 @@ def lede(runs: Sequence[RunSummary], data: DataSummary | None, counts: Mapping[S
     said = []
     if runs:
         run = runs[0]
-        faces = f" on {data.faces:,} faces" if data and data.faces else ""
-        epochs = f" for {run.curve[-1].epoch:.3g} epochs" if run.curve else ""
+        faces = f" on {figures.plural(trained_on(run, data), 'face')}" if data and data.faces else ""
+        epochs = f", {run.epochs:.3g} times each" if run.epochs else ""
         several = f" {len(runs)} times" if len(runs) > 1 else ""
         said.append(f"{run.method or run.recipe} was trained{several}{faces}{epochs}.")
         said.append(run.learned() if len(runs) == 1 else "")
@@ -153,6 +155,13 @@ def lede(runs: Sequence[RunSummary], data: DataSummary | None, counts: Mapping[S
     else:
         said.append("It has not been compared with an untrained network.")
     return " ".join(s for s in said if s)
+
+
+def trained_on(run: RunSummary, data: DataSummary | None) -> int:
+    """Faces of the split that the run took, of a set that may have others for testing."""
+    if data is None:
+        return 0
+    return (data.splits or {}).get(str(run.group("data").get("split", "all")), data.faces)
 
 
 def machine(runs: Sequence[RunSummary]) -> list[tuple[str, str]]:

@@ -98,6 +98,12 @@ class RunSummary:
         return self.curve[-1].step + 1 if self.curve else 0
 
     @property
+    def epochs(self) -> float:
+        """Passes over the faces. A row's epoch is that of the step's beginning, so the last step is added."""
+        last = self.curve[-1] if self.curve else None
+        return last.epoch * (last.step + 1) / last.step if last and last.step else 0.0
+
+    @property
     def faces_seen(self) -> int:
         per_step = self.group("optim").get("faces_per_step")
         return self.steps * per_step if isinstance(per_step, int) else 0
@@ -154,7 +160,7 @@ class RunSummary:
             )
         if self.curve:
             seen = f", {figures.count(self.faces_seen)} faces seen" if self.faces_seen else ""
-            facts.append(("Length", f"{figures.count(self.steps)} steps, {self.curve[-1].epoch:.3g} epochs{seen}"))
+            facts.append(("Length", f"{figures.count(self.steps)} steps, {self.epochs:.3g} epochs{seen}"))
         if self.seconds and self.faces_per_second:
             facts.append(("Time", f"{figures.span(self.seconds)} at {figures.count(self.faces_per_second)} faces/s"))
         if optim:

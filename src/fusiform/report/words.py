@@ -177,7 +177,7 @@ def spec_facts(measurement: Mapping[str, Any]) -> list[tuple[str, str]]:
     if measurement.get("class_map"):
         ignored = measurement.get("ignored_classes") or ()
         rest = f"; not counted: classes {', '.join(map(str, ignored))}" if ignored else ""
-        facts.append(("Classes", f"{measurement['class_map']}{rest}"))
+        facts.append(("Classes", f"{str(measurement['class_map']).replace(',', ', ')}{rest}"))
     if measurement.get("threshold"):
         facts.append(("Decision threshold", str(measurement["threshold"]).replace("-", " ")))
     if measurement.get("split_sha256"):
@@ -211,7 +211,7 @@ def spec_words(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Spec
     """
     specs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for what, digest, measurement in named:
-        specs.setdefault((what, digest), [*spec_facts(measurement), (FINGERPRINT, digest)])
+        specs.setdefault((what, digest), spec_facts(measurement))
     order: dict[str, None] = dict.fromkeys(label for facts in specs.values() for label, _ in facts)
     where: dict[tuple[str, str], dict[str, None]] = {}
     for (what, _), facts in specs.items():
@@ -224,7 +224,10 @@ def spec_words(named: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Spec
         for (label, words), whats in where.items()
         if label == name
     ]
-    return sorted(said, key=lambda fact: (fact.label == FINGERPRINT, bool(fact.where)))
+    said.sort(key=lambda fact: bool(fact.where))
+    if specs:
+        said.append(SpecFact(FINGERPRINT, "; ".join(f"{what}: {digest}" for what, digest in specs), ()))
+    return said
 
 
 # ------------------------------------------------------------------------------------------ limits

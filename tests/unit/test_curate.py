@@ -283,12 +283,18 @@ def test_one_process_at_a_time(photos: Path, tmp_path: Path) -> None:
 def test_a_folder_with_other_things_is_left_alone(photos: Path) -> None:
     with pytest.raises(DataError, match=r"not empty.*not made by curate"):
         make(photos, photos)
+    assert not (photos / "lock").exists()
 
 
 def test_a_set_inside_its_source(photos: Path) -> None:
     make(photos, photos / "set")
     assert make(photos, photos / "set", FakeModels(loads=False))
     assert outcomes(photos / "set") == EXPECTED
+
+
+def test_no_source_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No folder with photos"):
+        make([], tmp_path / "set")
 
 
 def test_an_empty_folder_makes_an_empty_set(tmp_path: Path) -> None:

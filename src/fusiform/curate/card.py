@@ -135,7 +135,10 @@ def summary(card: Mapping[str, Any]) -> str:
     counts = card["counts"]
     rows = [("files seen", counts["seen"], ""), ("photos kept", counts["kept"], _faces(counts["faces"]))]
     rows += [(f"refused: {r['reason']}", r["count"], r["meaning"]) for r in card["refused"]]
-    rows += [(f"faces left out: {r['reason']}", r["count"], r["do"] or r["meaning"]) for r in card["left_out"]]
+    rows += [
+        (f"faces left out: {r['reason']}", r["count"], "; ".join(x for x in (r["meaning"], r["do"]) if x))
+        for r in card["left_out"]
+    ]
     if counts["vanished"]:
         rows.append(("gone from the sources", counts["vanished"], "their faces stay in the set"))
     width = max(len(label) for label, *_ in rows)

@@ -71,6 +71,7 @@ def curate(
     out, today = Path(out), today or datetime.date.today().isoformat()
     with writing(out, 4096):
         out.mkdir(parents=True, exist_ok=True)
+    write.read_record(out)  # refuses a folder with other things before a lock file is put there
     lock = FolderLock(out)
     try:
         with _terminate_as_interrupt():

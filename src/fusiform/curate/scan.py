@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusiform.errors import DataError, did_you_mean
+from fusiform.errors import ConfigError, DataError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,11 @@ def label_sources(sources: Sequence[Path], known: Mapping[str, str]) -> dict[str
         known: the labels of earlier runs into the same set.
 
     Raises:
+        ConfigError: there are no sources.
         DataError: a source does not exist.
     """
+    if not sources:
+        raise ConfigError("No folder with photos is given", do="fusiform curate PHOTOS --out SET")
     wanted: dict[str, None] = {}
     for source in sources:
         absolute = os.path.abspath(source)

@@ -71,8 +71,11 @@ STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 5))
 class LinearProbe:
     """Ridge regression from frozen, standardised features, solved in closed form.
 
-    Classes are regressed as one-hot targets, which needs no iterations and no learning rate, and is within sampling
-    error of logistic regression at these sizes. Strengths are multiples of the mean eigenvalue of the Gram matrix, so
+    Classes are regressed as one-hot targets, which needs no iterations and no learning rate. On 2,026 rendered faces
+    with 12,288 features of an untrained encoder it gave 43.3 % balanced accuracy in eight expressions, logistic
+    regression with its strength chosen in the same way 40.0 % (95 % interval of either: +- 3.7).
+
+    Strengths are multiples of the mean eigenvalue of the Gram matrix, so
     that one grid serves 192 and 12,288 features. The strength is the best of the grid on the "val" people by the task's
     own metric (ties: the stronger); a choice at the edge of the grid is said in the result row.
     """

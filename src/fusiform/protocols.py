@@ -75,9 +75,9 @@ class LinearProbe:
     with 12,288 features of an untrained encoder it gave 43.3 % balanced accuracy in eight expressions, logistic
     regression with its strength chosen in the same way 40.0 % (95 % interval of either: +- 3.7).
 
-    Strengths are multiples of the mean eigenvalue of the Gram matrix, so
-    that one grid serves 192 and 12,288 features. The strength is the best of the grid on the "val" people by the task's
-    own metric (ties: the stronger); a choice at the edge of the grid is said in the result row.
+    Strengths are multiples of the mean eigenvalue of the Gram matrix, so that one grid serves 192 and 12,288 features.
+    The strength is the best of the grid on the "val" people by the task's own metric (ties: the stronger); a choice at
+    the edge of the grid is said in the result row.
     """
 
     strengths: tuple[float, ...] = STRENGTHS

@@ -37,7 +37,10 @@ class Tuned(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 -> (B, T), or (B, P, T) for "patches"."""
-        tokens = self.vit(images)[:, 1:]
+        return self.read(self.vit(images)[:, 1:])
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Patch tokens (B, P, D) -> (B, T), or (B, P, T) for "patches"."""
         if self.features == "pooled":
             return self.head(self.fc_norm(tokens.mean(1)))
         tokens = self.fc_norm(tokens)

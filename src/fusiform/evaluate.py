@@ -120,7 +120,7 @@ def evaluate(
         prediction, scored = np.concatenate(parts)[order], faces.rows(tested[order])
     else:
         if not isinstance(protocol, Cosine):
-            raise ConfigError(f"{task.name} learns nothing, so {protocol.name} does not apply", do="--protocol cosine")
+            raise ConfigError(f"{task.name} learns nothing, so {protocol.name} does not apply", do="use Cosine()")
         raw = features(protocol.features, protocol.layer)
         prediction = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
         scored = faces

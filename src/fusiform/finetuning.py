@@ -120,7 +120,7 @@ def fine_tune(
                 if not math.isfinite(value := loss.item()):
                     raise Diverged(
                         f"Fine-tuning {encoder.name} on {task.name} has loss {value} at step {now.step}",
-                        do=f"try a smaller --protocol.lr-per-256 than {protocol.lr_per_256:g}",
+                        do=f"try a smaller --fine-tune.lr-per-256 than {protocol.lr_per_256:g}",
                     )
             held_out = faces.rows(choose)
             output_there = _predict(model, faces, choose, centre, spread, device)

@@ -138,3 +138,24 @@ def test_models_are_named_with_their_terms(curated: FaceSet) -> None:
     assert {m["role"] for m in card["models"]} >= {"detector"}
     assert all(m["licence"] and m["training_data"] and m["sha256"] for m in card["models"])
     assert all(0.7 <= r["score"] <= 1 for r in ledger_rows(curated.folder) if r["outcome"] == "kept")
+
+
+def test_a_set_is_continued_with_its_own_models(
+    rendered: list[Image.Image], weights_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that was begun without a landmark model stays on the detector's points, although there is one now."""
+    from fusiform.curate.models import choose
+
+    monkeypatch.setenv("FUSIFORM_WEIGHTS", str(weights_dir))
+    photos, out = tmp_path / "photos", tmp_path / "set"
+    photos.mkdir()
+    rendered[0].save(photos / "1.jpg")
+    begun = choose(offline=True, like={"detector": "yunet_s_dynamic", "cards": []})
+    faces = curate([photos], out, options=CurateOptions(workers=1), models=begun, progress=None)
+    assert faces.crop.landmarks == "arcface-5"
+    assert any("No landmark model" in note for note in read_card(out)["notes"])
+    rendered[1].save(photos / "2.jpg")
+    faces = curate([photos], out, options=CurateOptions(workers=1), progress=None)
+    assert faces.crop.landmarks == "arcface-5"
+    assert len(faces) == 2
+    assert all("landmarks" not in faces.labels(row) for row in range(2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,30 +89,62 @@ class OnnxFinder:
         return found.points, found.scheme, found.presence
 
 
-def choose(*, offline: bool = False) -> OnnxModels:
-    """The best detector and landmarker that can be had; what could not be had is in `notes`.
+def choose(*, offline: bool = False, like: Mapping[str, Any] | None = None) -> OnnxModels:
+    """The best detector and landmarker that can be had; `notes` says where that is not the first choice.
+
+    Args:
+        offline: look only at what is on this machine.
+        like: what `described` said of an existing set, whose models are taken again, better ones or not.
 
     Raises:
-        WeightsError: there is no detector.
+        WeightsError: there is no detector, or not that of the set.
     """
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always", FusiformWarning)
+    if like is not None and like["detector"] in assets.ASSETS:
+        landmarker_id = next((card["id"] for card in like["cards"] if card["role"] == "landmarks"), None)
+        return _on_this_machine(like["detector"], landmarker_id, offline)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FusiformWarning)  # they list every address tried; a card needs one sentence
         detector = best_detector(offline=offline)
         landmarker = best_landmarker(offline=offline)
-    cards = [{"role": "detector", **assets.asset(detector.id).card()}]
-    if landmarker is not None:
-        files = [landmarker.id, *(["iris_landmark"] if landmarker.id == FaceMesh.id else [])]
-        cards += [{"role": "landmarks", **assets.asset(file).card()} for file in files]
+    return _on_this_machine(detector.id, None if landmarker is None else landmarker.id, offline)
+
+
+def _on_this_machine(detector: str, landmarker: str | None, offline: bool) -> OnnxModels:
+    ids = [detector] if landmarker is None else [detector, landmarker]
+    ids += ["iris_landmark"] * (landmarker == FaceMesh.id)
+    files = {name: assets.fetch(name, offline=offline) for name in ids}
+    sums = {name: assets.asset(name).sha256 for name in ids}
+    roles = ["detector", *["landmarks"] * (len(ids) - 1)]
     return OnnxModels(
-        detector=detector.id,
-        detector_sha256=detector.weights_sha256,
-        detector_path=assets.fetch(detector.id, offline=True),
-        landmarks="mediapipe-478" if landmarker is not None else "arcface-5",
-        landmarks_sha256=landmarker.weights_sha256 if landmarker is not None else detector.weights_sha256,
-        landmarker_path=None if landmarker is None else assets.fetch(landmarker.id, offline=True),
-        cards=tuple(cards),
-        notes=tuple(str(w.message) for w in heard if issubclass(w.category, FusiformWarning)),
+        detector=detector,
+        detector_sha256=sums[detector],
+        detector_path=files[detector],
+        landmarks="arcface-5" if landmarker is None else "mediapipe-478",
+        landmarks_sha256="+".join(sums[name] for name in ids[1:]) or sums[detector],
+        landmarker_path=None if landmarker is None else files[landmarker],
+        cards=tuple({"role": role, **assets.asset(name).card()} for role, name in zip(roles, ids, strict=True)),
+        notes=_notes(detector, landmarker),
     )
+
+
+def _notes(detector: str, landmarker: str | None) -> tuple[str, ...]:
+    notes = []
+    if detector == CenterFace.id:
+        notes.append(
+            "The detector is centerface, because yunet_s_dynamic could not be had (`fusiform weights fetch "
+            "yunet_s_dynamic` says why). It is slower, and boxes and points differ a little."
+        )
+    if landmarker is None:
+        notes.append(
+            "No landmark model could be had (`fusiform weights fetch face_landmarker` says why): faces are aligned on "
+            "the detector's five points and have no others."
+        )
+    elif landmarker == FaceMesh.id:
+        notes.append(
+            "The landmark model is face_landmark, because face_landmarker could not be had (`fusiform weights fetch "
+            "face_landmarker` says why). Its points are a little less exact."
+        )
+    return tuple(notes)
 
 
 def load_in_worker(models: FaceModels, min_score: float | None) -> FaceFinder:

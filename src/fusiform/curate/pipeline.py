@@ -100,7 +100,7 @@ def _curate(
     _say(progress, _described(plan, len(files)))
 
     if record is None or any(not file.refused for file in plan.todo):
-        models = models or face_models.choose()
+        models = models or face_models.choose(like=record["models"] if record else None)
         chosen = face_models.described(models)
         if record is not None:
             face_models.require_same_models(record["models"], chosen)

@@ -16,7 +16,7 @@ class CurateOptions:
     """How photos become faces, and what is known about them."""
 
     template: str = "loose"
-    """Family of the crop template: loose, arcface or box (docs/curate.md shows them)."""
+    """Family of the crop template: loose, arcface or box (see docs/curate.md)."""
     size: int = 112
     """Side of the stored crop in pixels. 224 for ViTs at full size; costs four times the disk."""
     faces: Literal["largest", "all", "only-one"] = "largest"

@@ -28,8 +28,10 @@ class CAMDConfig:
     """Blocks of the projector, which the teacher has a copy of."""
     predictor_depth: int = 4
     """Blocks of the predictor."""
-    decoder_norm: Literal["batch", "layer"] = "batch"
-    """Norm inside projector and predictor; "batch" takes statistics over faces and tokens of all ranks."""
+    projector_norm: Literal["batch", "layer"] = "batch"
+    """Norm inside the projector's blocks; "batch" takes statistics over faces and tokens of all ranks."""
+    predictor_norm: Literal["batch", "layer"] = "batch"
+    """Norm inside the predictor's blocks."""
     normalise_prediction: bool = False
     """Whether the prediction is normalised, like its target, before the dense loss."""
     train_patch_embed: bool = False
@@ -71,13 +73,13 @@ class CAMDConfig:
         encoder = ViT(vit)
         encoder.pos_embed.data.copy_(sincos_table(vit.width, vit.grid, width_axis_first=False))
         encoder.patch_embed.requires_grad_(self.train_patch_embed)
-        norm = {"batch": lambda width: TokenBatchNorm(width, across_ranks=True), "layer": layer_norm}[self.decoder_norm]
+        norms = {"batch": lambda width: TokenBatchNorm(width, across_ranks=True), "layer": layer_norm}
         width, heads = self.decoder_width, self.decoder_heads
         other = self.distill_weight_below_one
         return CAMD(
             encoder,
-            Projector(vit.width, width, self.projector_depth, heads, norm, vit.mlp_ratio),
-            PositionPredictor(width, self.predictor_depth, heads, vit.grid, norm, vit.mlp_ratio),
+            Projector(vit.width, width, self.projector_depth, heads, norms[self.projector_norm], vit.mlp_ratio),
+            PositionPredictor(width, self.predictor_depth, heads, vit.grid, norms[self.predictor_norm], vit.mlp_ratio),
             TopKAttention(vit.width, vit.heads, self.top_keys, key_bias=self.key_bias),
             BlockMasker(self.mask_ratio, self.smallest_block),
             layers=self.distill_layers,

@@ -62,11 +62,11 @@ def test_points_lie_on_what_they_are_named_after(geometry: Geometry) -> None:
         assert class_at(rendered, p[36:42].mean(0)[None]) == {5}  # the subject's right eye is on the viewer's left
         assert class_at(rendered, p[42:48].mean(0)[None]) == {4}
         assert class_at(rendered, p[[28, 29, 30]]) == {2}
-        assert 7 in class_at(rendered, p[17:22] + [0, 1.0])
-        assert 6 in class_at(rendered, p[22:27] + [0, 1.0])
+        assert 7 in class_at(rendered, p[17:22] + np.array([0, 1.0]))
+        assert 6 in class_at(rendered, p[22:27] + np.array([0, 1.0]))
         assert class_at(rendered, (p[[51, 62]].mean(0))[None]) <= {11, 10}
         assert class_at(rendered, (p[[57, 66]].mean(0))[None]) <= {12, 10}
-        assert class_at(rendered, p[8][None] + [0, 4.0]) <= {17, 18, 1}
+        assert class_at(rendered, p[8][None] + np.array([0, 4.0])) <= {17, 18, 1}
         assert p[0, 0] < p[36, 0] < p[39, 0] < p[42, 0] < p[45, 0] < p[16, 0]
 
 
@@ -112,7 +112,9 @@ def test_a_crop_is_the_aligned_photo(geometry: Geometry) -> None:
         for angle in ("yaw", "pitch", "roll"):
             assert ours["pose"][angle] == pytest.approx(theirs["pose"][angle], abs=0.05)
             assert ours["photo_pose"][angle] == pytest.approx(pose[("yaw", "pitch", "roll").index(angle)], abs=1e-3)
-        skin = (crop.parsing > 0) & (crop.parsing < 13)  # the background is drawn behind the crop, hair has detail below a pixel
+        skin = (crop.parsing > 0) & (
+            crop.parsing < 13
+        )  # the background is drawn behind the crop, hair has detail below a pixel
         alike = np.corrcoef(crop.image[skin].ravel().astype(float), image[skin].ravel().astype(float))[0, 1]
         assert alike > 0.9, alike
 
@@ -233,7 +235,8 @@ def test_labels_are_plain_json_with_the_agreed_names(geometry: Geometry) -> None
     labels: FaceLabels = face(0, 0, preset("pretrain"), 10, 64, geometry).labels
     values = json.loads(json.dumps(labels.to_dict(), allow_nan=False))
     assert set(values) == {
-        "person", "landmarks", "pose", "au", "expression", "valence", "arousal", "gaze", "attrs", "occlusion", "light", "camera",
+        "person", "landmarks", "pose", "au", "expression", "valence", "arousal", "gaze", "attrs", "occlusion",
+        "light", "camera",
     }  # fmt: skip
     assert len(values["landmarks"]) == 68
     assert len(values["au"]) >= 14

@@ -15,7 +15,7 @@ from fusiform.faces import align
 from fusiform.faces.faceset import FaceSet
 from fusiform.faces.schemes import to_five
 from fusiform.ledger import read_ledger
-from fusiform.render import preset, render_set, sets
+from fusiform.render import load_geometry, preset, render_set, sets
 
 FACES = 10
 
@@ -94,7 +94,15 @@ def test_other_arguments_are_refused(made: FaceSet) -> None:
     with pytest.raises(ConfigError, match="seed"):
         render_set(made.folder, FACES, seed=4, preset="tasks", size=48, workers=1)
     with pytest.raises(ConfigError, match="dials"):
-        render_set(made.folder, FACES, seed=3, preset="tasks", size=48, workers=1, dials=replace(preset("tasks"), backgrounds=("room",)))
+        render_set(
+            made.folder,
+            FACES,
+            seed=3,
+            preset="tasks",
+            size=48,
+            workers=1,
+            dials=replace(preset("tasks"), backgrounds=("room",)),
+        )
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
@@ -114,10 +122,14 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path) ->
         render_set(out, 4, template="box-32")
     with pytest.raises(ConfigError, match="makehuman"):
         render_set(out, 4, geometry="makehumen")
-    with pytest.raises(DataError, match="ict_face_light"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSIFORM_DATA", str(tmp_path / "nowhere"))
-        from fusiform.render.heads import load_geometry
-
-        load_geometry.cache_clear()
-        render_set(out, 4, geometry="ict")
     assert not out.exists()
+
+
+def test_a_head_model_that_is_not_there_says_where_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSIFORM_DATA", str(tmp_path / "nowhere"))
+    load_geometry.cache_clear()
+    with pytest.raises(DataError, match="ict_face_light"):
+        render_set(tmp_path / "set", 4, geometry="ict")
+    assert not (tmp_path / "set").exists()

@@ -1,7 +1,8 @@
 """Rendered faces: a world whose labels are exact and whose people do not exist.
 
 >>> from fusiform.render import face, load_geometry, preset
->>> one = face(seed=0, index=7, dials=preset("pretrain"), people=100, size=112, geometry=load_geometry())  # doctest: +SKIP
+>>> one = face(seed=0, index=7, dials=preset("pretrain"), people=100, size=112, geometry=load_geometry())  # doctest:
++SKIP
 >>> one.image.shape, one.labels.pose["yaw"]  # doctest: +SKIP
 """
 

@@ -53,7 +53,7 @@ def backdrop(r: np.random.Generator, kinds: tuple[str, ...], side: int) -> tuple
         total = np.zeros((n, n, 3))
         for k in range(1, 5):
             grid = r.random((2**k + 1, 2**k + 1, 3)).astype(np.float32)
-            total += cv2.resize(grid, (n, n), interpolation=cv2.INTER_CUBIC) / 1.6**k
+            total += np.asarray(cv2.resize(grid, (n, n), interpolation=cv2.INTER_CUBIC), np.float64) / 1.6**k
         mix = saturation * total + (1 - saturation) * total.mean(2, keepdims=True)
         base = np.clip(mix / mix.max(), 0, 1) ** r.uniform(1.2, 3) * _colour(r, saturation) * 1.8
     elif kind == "room":
@@ -68,10 +68,10 @@ def backdrop(r: np.random.Generator, kinds: tuple[str, ...], side: int) -> tuple
             base[frame] = _colour(r, saturation) * 0.4
             base[inner] = _colour(r, saturation) * (2.0 if r.random() < 0.3 else 1.0)
         soft = r.uniform(0.4, 1.6)
-    picture = base.astype(np.float32)
+    picture: F32 = base.astype(np.float32)
     if kind != "plain":
-        picture = cv2.GaussianBlur(picture, (0, 0), soft)
-    picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), soft), np.float32)
+    picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
     if kind == "plain":
         t = np.linspace(-1, 1, side, dtype=np.float32)
         vignette = 1 - r.uniform(0, 0.25) * (t[:, None] ** 2 + t[None, :] ** 2)

@@ -40,7 +40,8 @@ class View:
     """Similarity (2, 3) from the photo to the stored crop, both in units of the side: the crop is rendered directly."""
 
     def project(self, camera: F32, side: int) -> F32:
-        """Camera-space points (N, 3) to pixels x, y (pixel centres at .5) and 1 / distance: (N, 3) for a square image."""
+        """Camera-space points (N, 3) to pixels x, y (pixel centres at .5) and 1 / distance: (N, 3) for a square
+        image."""
         out = np.empty(camera.shape, np.float32)
         inverse = 1 / -camera[:, 2]
         x = 0.5 + self.focal * camera[:, 0] * inverse
@@ -81,7 +82,8 @@ def draw_view(r: np.random.Generator, pose: PoseDials, camera: CameraDials) -> V
 
 
 def place(points: F32, view: View, turn: F32) -> F32:
-    """Head points (N, 3) to camera space. `turn` (N,) is 1 on the head and 0 on the shoulders; the neck twists between."""
+    """Head points (N, 3) to camera space. `turn` (N,) is 1 on the head and 0 on the shoulders; the neck twists
+    between."""
     pivot_head, pivot_neck = FACE_CENTRE, np.array([0.0, -10.0, -9.0])
     neck_in_camera = view.rotation @ (pivot_neck - pivot_head)
     p = points.astype(np.float64)

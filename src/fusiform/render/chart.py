@@ -1,12 +1,14 @@
 """A cylindrical map of the mean head: where things are painted, independent of the mesh.
 
-Chart coordinates are (angle, y): the angle around a vertical axis inside the skull (0 in front, positive to the subject's left)
-and the height in centimetres of the mean face. They travel with the skin, so a freckle stays where it is when the mouth opens.
-The chart turns a coordinate into a point of the surface (roots of hairs, points of the brows) and holds the painted masks.
+Chart coordinates are (angle, y): the angle around a vertical axis inside the skull (0 in front, positive to the
+subject's left) and the height in centimetres of the mean face. They travel with the skin, so a freckle stays where it
+is when the mouth opens. The chart turns a coordinate into a point of the surface (roots of hairs, points of the
+brows) and holds the painted masks.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,9 +83,12 @@ def _rasterised(head: Head, at: F64) -> tuple[I32, F32]:
     ).astype(np.float32)
     b = Buffers.empty(HEIGHT, WIDTH)
     draw(screen, tri[skin], 0, True, b.depth, b.triangle, b.bary)
-    # Perspective weights were computed for the radius; on the chart plain ones are wanted, the difference is under a texel.
+    # Perspective weights were computed for the radius; on the chart plain ones are wanted, the difference is under a
+    # texel.
     found = b.triangle >= 0
-    nearest = ndimage.distance_transform_edt(~found, return_distances=False, return_indices=True)
+    nearest = ndimage.distance_transform_edt(  # type: ignore[attr-defined]
+        ~found, return_distances=False, return_indices=True
+    )
     local = b.triangle[nearest[0], nearest[1]]
     return skin[local].astype(np.int32), np.ascontiguousarray(b.bary[nearest[0], nearest[1]])
 
@@ -91,7 +96,7 @@ def _rasterised(head: Head, at: F64) -> tuple[I32, F32]:
 def _stroke(angle: F64, y: F64, path: list[tuple[float, float]], width: float) -> F64:
     """Gaussian profile of `width` centimetres around a polyline in chart coordinates; one radian counts as 8 cm."""
     best = np.full(angle.shape, 99.0)
-    for (a0, y0), (a1, y1) in zip(path[:-1], path[1:], strict=True):
+    for (a0, y0), (a1, y1) in itertools.pairwise(path):
         dx, dy = (a1 - a0) * 8, y1 - y0
         t = np.clip(((angle - a0) * 8 * dx + (y - y0) * dy) / (dx * dx + dy * dy + 1e-9), 0, 1)
         best = np.minimum(best, np.hypot((angle - a0) * 8 - t * dx, y - y0 - t * dy))
@@ -154,7 +159,8 @@ def _beards(angle: F64, y: F64, p: F64, jaw: F64) -> tuple[F64, F64, F64]:
 
 
 def _jaw_line(points: F64, angle: F64) -> F64:
-    """Height of the bone's lower edge: the contour points in front, then up to the ear lobe and along the hairline of the nape."""
+    """Height of the bone's lower edge: the contour points in front, then up to the ear lobe and along the hairline of
+    the nape."""
     lower = points[4:13]
     order = np.argsort(lower[:, 0])
     lobe = points[[0, 16], 1].mean() - 4.6

@@ -1,7 +1,7 @@
 """What varies in rendered faces and how much: every distribution is a number you can read and change.
 
-`Dials()` is the everyday world. A gap between training and test is made on purpose by `replace`: other hair styles, lights from one
-side only, larger yaw, occluders never seen before. The dials are part of a set's identity.
+`Dials()` is the everyday world. A gap between training and test is made on purpose by `replace`: other hair styles,
+lights from one side only, larger yaw, occluders never seen before. The dials are part of a set's identity.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from fusiform.errors import ConfigError, did_you_mean
 
 HAIR_STYLES = (
-    "bald", "buzz", "short", "side-part", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "ponytail", "bun", "locs",
+    "bald", "buzz", "short", "side-part", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "ponytail",
+    "bun", "locs",
 )  # fmt: skip
 HAIR_COLOURS = ("black", "dark-brown", "brown", "light-brown", "dark-blond", "blond", "red", "grey", "white", "dyed")
 BACKGROUNDS = ("plain", "gradient", "bokeh", "blocks", "clouds", "room", "street")

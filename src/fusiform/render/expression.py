@@ -1,6 +1,7 @@
 """Faces that move: FACS action units to ARKit actions, eight expressions, gaze, and a documented valence and arousal.
 
-Intensities are 0 to 5 (FACS A to E; Ekman, Friesen & Hager 2002). An action unit at 5 is its ARKit action at `GAIN`, 1 if not named.
+Intensities are 0 to 5 (FACS A to E; Ekman, Friesen & Hager 2002). An action unit at 5 is its ARKit action at `GAIN`,
+1 if not named.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ VALENCE = {"AU12": 0.80, "AU6": 0.25, "AU1": -0.18, "AU4": -0.45, "AU9": -0.55, 
            "AU17": -0.15, "AU20": -0.35, "AU24": -0.20, "AU14": -0.35}  # fmt: skip
 AROUSAL = {"AU1": 0.15, "AU2": 0.30, "AU4": 0.25, "AU5": 0.60, "AU7": 0.20, "AU9": 0.25, "AU12": 0.35, "AU15": -0.25,
            "AU20": 0.30, "AU24": 0.15, "AU26": 0.45, "AU45": -0.50, "AU17": -0.10}  # fmt: skip
-"""Valence and arousal are clip(sum of weight x intensity / 5, -1, 1): a fixed linear reading of the actions, chosen so that the
-eight prototypes fall where the circumplex puts them (happy right, sad lower left, surprise top, fear and anger upper left)."""
+"""Valence and arousal are clip(sum of weight x intensity / 5, -1, 1): a fixed linear reading of the actions, chosen
+so that the eight prototypes fall where the circumplex puts them (happy right, sad lower left, surprise top, fear and
+anger upper left)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Expressed:
     """What the face does in one image."""
 
     name: str
-    """One of the eight classes; `neutral` also where nothing exceeds a trace; for free mixtures, the nearest prototype."""
+    """One of the eight classes; `neutral` also where nothing exceeds a trace; for free mixtures, the nearest
+    prototype."""
     intensity: dict[str, float]
     """Every action unit of `ACTIONS`, 0 to 5."""
     weights: dict[str, float]

@@ -45,15 +45,15 @@ def develop(r: np.random.Generator, linear: F32, seen: Exposure, white_balance: 
     """Linear RGB (side, side, 3), already exposed for the face, to sRGB uint8."""
     side = linear.shape[0]
     scale = side / 112
-    picture = linear * np.float32(2.0**seen.stops)
+    picture: F32 = linear * np.float32(2.0**seen.stops)
     if seen.blur:
-        picture = cv2.GaussianBlur(picture, (0, 0), seen.blur * scale)
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), seen.blur * scale), np.float32)
     if seen.motion:
         picture = _motion(picture, seen.motion * scale, float(r.uniform(0, 180)))
     if seen.factor > 1:
         small = max(16, round(side / seen.factor))
-        picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+        shrunk = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
+        picture = np.asarray(cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
     picture = picture * (1 + r.normal(0, white_balance, 3)).astype(np.float32)
     knee = np.float32(0.75)
     picture = np.where(picture < knee, picture, knee + (1 - np.exp(-(picture - knee) / 0.4)) * (1 - knee))

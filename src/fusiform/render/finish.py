@@ -60,7 +60,8 @@ def place_crop(subject: Subject, view: View, size: int, template: str) -> Placem
 
 
 def finish(
-    assembly: Assembly, stream: Stream, subject: Subject, view: View, lighting: Lighting, lenses: list[Lens], dials: Dials,
+    assembly: Assembly, stream: Stream, subject: Subject, view: View, lighting: Lighting, lenses: list[Lens],
+    dials: Dials,
     size: int, placement: Placement | None,
 ) -> RenderedFace:  # fmt: skip
     side = size * SAMPLES
@@ -95,11 +96,13 @@ def _shaded(
     radiance = np.zeros((side, side, 3), np.float32)
     classes, skip = np.zeros((side, side), np.uint8), np.zeros((side, side), np.uint8)
     even_blocks(buffers.triangle, joined.material, joined.label, buffers.depth, skip)
+    place_of_head = (float(centre[0]), float(centre[1]), float(centre[2]))
     skin = look.skin._replace(mouth_line=float(chart.points[[60, 62, 64, 66], 1].mean()))
     shade(
-        buffers.triangle, buffers.bary, joined.all_triangles(), joined.position, joined.normal, joined.attributes, joined.material,
+        buffers.triangle, buffers.bary, joined.all_triangles(), joined.position, joined.normal, joined.attributes,
+        joined.material,
         joined.label, skin, look.eyes, look.hair, look.beard_paint, look.cloth,
-        ShadeView(*map(float, centre), lighting.shadow, look.teeth, 0.45), chart.masks, chart.jaw, brow_curve(chart),
+        ShadeView(*place_of_head, lighting.shadow, look.teeth, 0.45), chart.masks, chart.jaw, brow_curve(chart),
         lighting.harmonics, lighting.lights, depth, frame, skip, radiance, classes,
     )  # fmt: skip
     fill_blocks(skip, radiance, classes)
@@ -116,7 +119,7 @@ def brow_points(chart: Chart, skin: SkinPaint) -> F64:
     curve = brow_curve(chart).astype(np.float64)
     angle = curve[0, 0] + (curve[:, 0] - curve[0, 0]) * skin.brow_length
     t = (angle - curve[0, 0]) / ((curve[4, 0] - curve[0, 0]) * skin.brow_length)
-    y = np.interp(angle, curve[:, 0], curve[:, 1]) + skin.brow_lift + skin.brow_tilt * (t - 0.4)
+    y = np.interp(angle, curve[:, 0], curve[:, 1]) + skin.brow_tilt * (t - 0.4)
     y += skin.brow_arch * np.sin(np.pi * np.minimum(1, t * 0.95)) * 0.8
     left = np.stack([angle, y], 1)
     return np.concatenate([left[::-1] * np.array([-1, 1]), left])
@@ -164,7 +167,8 @@ def _landmarks(subject: Subject, view: View, depth: F32, hidden: Bool, size: int
 
 
 def _labels(
-    subject: Subject, view: View, lighting: Lighting, landmarks: F32, parsing: U8, exposure: Exposure, background: str, blocked: bool,
+    subject: Subject, view: View, lighting: Lighting, landmarks: F32, parsing: U8, exposure: Exposure,
+    background: str, blocked: bool,
     placement: Placement | None,
 ) -> FaceLabels:  # fmt: skip
     person, look, expressed = subject.person, subject.look, subject.expressed
@@ -173,7 +177,7 @@ def _labels(
     gap = float(np.linalg.norm(points[62] - points[66]))
     attrs: dict[str, Any] = {
         "age": round(look.years, 1),
-        "skin_tone": int(round(person.tone)) + 1,
+        "skin_tone": round(person.tone) + 1,
         "masculine": bool(person.body.masculine > 0.5),
         "hair_style": "covered" if look.hides_hair else look.style,
         "hair_color": "none" if look.style == "bald" or look.hides_hair else look.hair_colour,
@@ -208,7 +212,8 @@ def _labels(
         "color": [float(c) for c in key[3:6] / max(float(key[3:6].mean()), 1e-6)],
     }  # fmt: skip
     camera = {
-        "fov": view.fov, "translation_cm": [float(v) for v in view.translation], "focal": view.focal, "background": background,
+        "fov": view.fov, "translation_cm": [float(v) for v in view.translation], "focal": view.focal,
+        "background": background,
         "stops": exposure.stops, "blur": exposure.blur, "motion": exposure.motion, "noise": exposure.noise,
         "low_resolution": exposure.factor, "grey": exposure.grey, "quality": exposure.quality,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """The one interface between a head model and the renderer: a mesh, shape modes, 68 points and what each part is.
 
-Units are centimetres. The origin lies midway between the eyeball centres of the mean face; x points to the subject's left (the
-viewer's right), y up, z out of the face. A second head model is one file that returns a `Geometry`.
+Units are centimetres. The origin lies midway between the eyeball centres of the mean face; x points to the subject's
+left (the viewer's right), y up, z out of the face. A second head model is one file that returns a `Geometry`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +34,8 @@ class Part(IntEnum):
 
 @dataclass(frozen=True)
 class ShapeModes:
-    """Named sparse displacements: mode m moves vertices `index[start[m]:start[m+1]]` by `delta` centimetres at weight 1."""
+    """Named sparse displacements: mode m moves vertices `index[start[m]:start[m+1]]` by `delta` centimetres at weight
+    1."""
 
     names: tuple[str, ...]
     start: I32
@@ -58,14 +60,16 @@ class ShapeModes:
         """A weight vector (M,) from names; unknown names raise KeyError."""
         w = np.zeros(len(self.names), np.float32)
         for name, amount in amounts.items():
-            w[self._row(name)] += amount
+            w[self.row(name)] += amount
         return w
 
-    def _row(self, name: str) -> int:
-        try:
-            return self.names.index(name)
-        except ValueError:
-            raise KeyError(name) from None
+    def row(self, name: str) -> int:
+        """Number of the mode called `name`; KeyError if there is none."""
+        return self._rows[name]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +165,8 @@ def sphere_directions(count: int) -> F64:
 
 
 def ambient_occlusion(vertices: F32, triangles: I32, directions: int = 96, size: int = 320) -> F32:
-    """Cosine-weighted share of the sky each vertex sees, from depth maps rendered along `directions`: (N,) in [0, 1]."""
+    """Cosine-weighted share of the sky each vertex sees, from depth maps rendered along `directions`: (N,) in [0,
+    1]."""
     normal = vertex_normals(vertices, triangles)
     low, high = vertices.min(0), vertices.max(0)
     centre, scale = (low + high) / 2, size / float(np.linalg.norm(high - low))

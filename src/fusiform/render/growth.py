@@ -15,7 +15,8 @@ ROWS, COLUMNS = 36, 72
 
 @njit(cache=True)
 def skull_radius(points: F32, centre: F32) -> F32:
-    """Largest distance from `centre` of the points (N, 3) by direction: (ROWS, COLUMNS) over latitude and longitude, gaps filled."""
+    """Largest distance from `centre` of the points (N, 3) by direction: (ROWS, COLUMNS) over latitude and longitude,
+    gaps filled."""
     out = np.zeros((ROWS, COLUMNS), np.float32)
     for i in range(points.shape[0]):
         x, y, z = points[i, 0] - centre[0], points[i, 1] - centre[1], points[i, 2] - centre[2]
@@ -49,7 +50,7 @@ def radius_at(skull: F32, x: float, y: float, z: float) -> float:
     fc = (math.atan2(x, z) / (2 * math.pi) + 0.5) * COLUMNS - 0.5
     fr = min(max(fr, 0.0), ROWS - 1.001)
     r0 = int(fr)
-    c0 = int(math.floor(fc))
+    c0 = math.floor(fc)
     a, b = fr - r0, fc - c0
     c1 = (c0 + 1) % COLUMNS
     c0 = c0 % COLUMNS
@@ -63,11 +64,12 @@ def grow(
     root: F32, start: F32, length: F32, steps: int, gravity: float, wander: float, curl: float, curl_rate: float,
     skull: F32, centre: F32, clearance: float, target: F32, pull: float, spare_face: float, seed: float,
 ) -> F32:  # fmt: skip
-    """Paths (R, steps + 1, 3) of strands from `root` (R, 3) that set out along `start` (R, 3) and are `length` (R,) long.
+    """Paths (R, steps + 1, 3) of strands from `root` (R, 3) that set out along `start` (R, 3) and are `length` (R,)
+    long.
 
-    `gravity` bends per centimetre, `wander` is noise per centimetre, `curl` the radius and `curl_rate` the turns per centimetre of a
-    helix. With `pull` the strands run to `target` (3,) along the skull instead. `spare_face` keeps strands this far (centimetres)
-    from the middle of the face.
+    `gravity` bends per centimetre, `wander` is noise per centimetre, `curl` the radius and `curl_rate` the turns per
+    centimetre of a helix. With `pull` the strands run to `target` (3,) along the skull instead. `spare_face` keeps
+    strands this far (centimetres) from the middle of the face.
     """
     n = root.shape[0]
     path = np.empty((n, steps + 1, 3), np.float32)
@@ -117,8 +119,8 @@ def grow(
 def ribbons(path: F32, width: F32, centre: F32, scale: float) -> tuple[F32, F32, F32, I32]:
     """Strips along `path` (R, S, 3), `width` (R,) centimetres wide, flat towards the outside of the head.
 
-    Returns vertices (V, 3), tangents (V, 3), strand coordinates (V, 4: across, along, growth weight, tone) and triangles (T, 3).
-    `scale` is strand coordinates per centimetre across.
+    Returns vertices (V, 3), tangents (V, 3), strand coordinates (V, 4: across, along, growth weight, tone) and
+    triangles (T, 3). `scale` is strand coordinates per centimetre across.
     """
     n, s = path.shape[0], path.shape[1]
     vertices = np.empty((n * s * 2, 3), np.float32)

@@ -50,17 +50,23 @@ STYLES: dict[str, Style] = {
     "side-part": Style((4.0, 7.0), sides=0.35, strands=640, steps=5, lift=0.45, comb="part", gravity=0.12, wander=0.12),
     "quiff": Style((3.5, 6.0), sides=0.3, strands=640, steps=5, lift=0.9, comb="back", gravity=0.06, wander=0.2),
     "fringe": Style((6.0, 9.0), sides=0.7, strands=700, steps=6, gravity=0.25, wander=0.10, fringe=5.2, spare_face=0.0),
-    "curly": Style((4.5, 8.0), sides=0.8, strands=700, steps=10, width=0.75, lift=0.8, gravity=0.12, wander=0.4, curl=0.5,
+    "curly": Style((4.5, 8.0), sides=0.8, strands=700, steps=10, width=0.75, lift=0.8, gravity=0.12, wander=0.4,
+    curl=0.5,
                    curl_rate=0.3, cover=0.30),
-    "afro": Style((3.0, 7.5), strands=1000, steps=6, width=1.2, lift=2.2, gravity=0.0, wander=0.5, curl=0.4, curl_rate=0.4,
+    "afro": Style((3.0, 7.5), strands=1000, steps=6, width=1.2, lift=2.2, gravity=0.0, wander=0.5, curl=0.4,
+    curl_rate=0.4,
                   cover=0.30, comb="up"),
-    "bob": Style((13.0, 18.0), sides=0.72, strands=680, steps=8, width=1.0, lift=0.25, comb="part", gravity=0.35, wander=0.08),
-    "long": Style((26.0, 38.0), sides=0.85, strands=680, steps=10, width=1.15, lift=0.25, comb="part", gravity=0.4, wander=0.07),
-    "wavy": Style((20.0, 32.0), sides=0.85, strands=680, steps=13, width=1.0, lift=0.4, comb="part", gravity=0.3, wander=0.12,
+    "bob": Style((13.0, 18.0), sides=0.72, strands=680, steps=8, width=1.0, lift=0.25, comb="part", gravity=0.35,
+    wander=0.08),
+    "long": Style((26.0, 38.0), sides=0.85, strands=680, steps=10, width=1.15, lift=0.25, comb="part", gravity=0.4,
+    wander=0.07),
+    "wavy": Style((20.0, 32.0), sides=0.85, strands=680, steps=13, width=1.0, lift=0.4, comb="part", gravity=0.3,
+    wander=0.12,
                   curl=0.5, curl_rate=0.13),
     "ponytail": Style((14.0, 24.0), strands=640, steps=7, width=0.9, lift=0.12, comb="tie", gravity=0.0, wander=0.05,
                       knot="tail"),
-    "bun": Style((3.0, 4.0), strands=640, steps=7, width=0.9, lift=0.12, comb="tie", gravity=0.0, wander=0.05, knot="bun"),
+    "bun": Style((3.0, 4.0), strands=640, steps=7, width=0.9, lift=0.12, comb="tie", gravity=0.0, wander=0.05,
+    knot="bun"),
     "locs": Style((10.0, 26.0), strands=300, steps=9, width=0.7, lift=0.5, gravity=0.3, wander=0.25, cover=0.05),
 }  # fmt: skip
 
@@ -116,7 +122,8 @@ def scalp_weight(head: Head, recession: float) -> F32:
 
 
 def roots(r: np.random.Generator, head: Head, vertices: F32, weight: F32, count: int) -> tuple[F32, F32, F32]:
-    """`count` points spread evenly over the surface where `weight` (N,) allows: positions, normals (count, 3), canonical (count, 3)."""
+    """`count` points spread evenly over the surface where `weight` (N,) allows: positions, normals (count, 3),
+    canonical (count, 3)."""
     skin = head.triangles[head.part == Part.SKIN]
     skin = skin[weight[skin].min(1) > 0.08]
     p = head.vertices[skin]
@@ -172,7 +179,7 @@ def grow_hair(
     angle = np.arctan2(canonical[:, 0], canonical[:, 2] - AXIS_Z)
     size = (
         long
-        * (style.sides + (1 - style.sides) * smooth(2.5, 8.5, canonical[:, 1]))
+        * (style.sides + (1 - style.sides) * smooth(2.5, 8.5, canonical[:, 1].astype(np.float64)))
         * r.uniform(0.8, 1.12, style.strands)
     )
     lift = np.full(style.strands, style.lift)
@@ -192,7 +199,8 @@ def grow_hair(
     wide = (style.width * r.uniform(0.75, 1.25, style.strands)).astype(np.float32)
     clearance = 0.25 if style.comb != "tie" else 0.18
     path = grow(
-        p, start, size.astype(np.float32), style.steps, style.gravity, style.wander, style.curl, style.curl_rate, skull, CENTRE,
+        p, start, size.astype(np.float32), style.steps, style.gravity, style.wander, style.curl, style.curl_rate,
+        skull, CENTRE,
         clearance, target, pull, style.spare_face if long > 8 else 0.0, seed,
     )  # fmt: skip
     out = [Growth(*ribbons(path, wide, CENTRE, 2.2), style.cover)]

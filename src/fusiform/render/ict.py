@@ -1,7 +1,9 @@
-"""The second head: ICT-FaceKit light (MIT, (c) 2020 USC Institute for Creative Technologies), where its file is at hand.
+"""The second head: ICT-FaceKit light (MIT, (c) 2020 USC Institute for Creative Technologies), where its file is at
+hand.
 
-80 identity modes from Light Stage scans and FACS-like actions under ARKit names. It has no axes for age, gender, weight or ancestry,
-so a person's body does not change its shape. The file is `synth/ict_face_light.npz` of the data folder; it is not on PyPI.
+80 identity modes from Light Stage scans and FACS-like actions under ARKit names. It has no axes for age, gender,
+weight or ancestry, so a person's body does not change its shape. The file is `synth/ict_face_light.npz` of the data
+folder; it is not on PyPI.
 """
 
 from __future__ import annotations

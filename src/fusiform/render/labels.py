@@ -10,7 +10,8 @@ import numpy as np
 from fusiform.render.types import F32, U8
 
 CELEBA_CLASSES = (
-    "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
+    "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip",
+    "l_lip",
     "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
 )  # fmt: skip
 """The 19 classes of CelebAMask-HQ (Lee et al., CVPR 2020) in its order. Left and right are the subject's own."""
@@ -18,7 +19,8 @@ LAPA_CLASSES = (
     "background", "skin", "left_eyebrow", "right_eyebrow", "left_eye", "right_eye", "nose", "upper_lip", "inner_mouth",
     "lower_lip", "hair",
 )  # fmt: skip
-"""The 11 classes of LaPa (Liu et al., AAAI 2020) in its order. Its left is the viewer's left, that is, the subject's right."""
+"""The 11 classes of LaPa (Liu et al., AAAI 2020) in its order. Its left is the viewer's left, that is, the subject's
+right."""
 _TO_LAPA = np.zeros(256, np.uint8)
 _TO_LAPA[:19] = [0, 1, 6, 1, 5, 4, 3, 2, 0, 0, 8, 7, 9, 10, 0, 0, 0, 0, 0]
 _TO_LAPA[255] = 255

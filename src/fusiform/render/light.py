@@ -1,4 +1,5 @@
-"""Light of a scene: surroundings as spherical harmonics, a key light that casts shadows, and fill lights. Camera axes."""
+"""Light of a scene: surroundings as spherical harmonics, a key light that casts shadows, and fill lights. Camera
+axes."""
 
 from __future__ import annotations
 
@@ -92,7 +93,8 @@ def draw_light(r: np.random.Generator, dials: LightDials) -> Lighting:
 def shadow_map(
     position: F32, groups: list[I32], towards: F32, centre: F64, reach: float = 24.0, size: int = 192
 ) -> tuple[F32, F32]:
-    """Depth map (size, size) of opaque triangles seen from the key light, and the frame (3, 4) that maps a point into it.
+    """Depth map (size, size) of opaque triangles seen from the key light, and the frame (3, 4) that maps a point into
+    it.
 
     `reach` is the half width in centimetres around `centre` (3,).
     """

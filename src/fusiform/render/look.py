@@ -1,4 +1,5 @@
-"""How a person looks in one image: age within a few years, hair, beard, make-up, clothes; as paints and a few choices."""
+"""How a person looks in one image: age within a few years, hair, beard, make-up, clothes; as paints and a few
+choices."""
 
 from __future__ import annotations
 
@@ -81,16 +82,10 @@ def draw_look(r: np.random.Generator, person: Person, dials: Dials) -> Look:
         mixed = grey
     shine = float(0.03 + 0.11 * strands.mean() + r.uniform(0, 0.05))
     tip = float(r.uniform(0, 0.5) if r.random() < 0.4 else 0.0)
-    paint = HairPaint(*map(float, strands), shine, float(r.uniform(0.6, 1.2)), tip, mixed, person.texture_seed)
+    paint = _hair_paint(strands, shine, float(r.uniform(0.6, 1.2)), tip, mixed, person.texture_seed)
     beard_rgb = strands * np.array([1.0, 0.86, 0.78]) * 0.9 if grey <= 0.65 else strands * 1.05
-    beard_paint = HairPaint(
-        *map(float, beard_rgb),
-        shine * 0.5,
-        1.0,
-        0.0,
-        min(1.0, grey * 1.1) if grey <= 0.65 else 0.0,
-        person.texture_seed + 3,
-    )
+    beard_grey = min(1.0, grey * 1.1) if grey <= 0.65 else 0.0
+    beard_paint = _hair_paint(beard_rgb, shine * 0.5, 1.0, 0.0, beard_grey, person.texture_seed + 3)
 
     beard = person.beard_habit
     if beard != "none" and r.random() < 0.25:
@@ -111,11 +106,19 @@ def draw_look(r: np.random.Generator, person: Person, dials: Dials) -> Look:
     glasses = bool(not sunglasses and r.random() < (0.8 if person.wears_glasses else 0.1 * people.glasses))
     collar = str(r.choice(["crew", "vee", "shirt", "turtle", "open", "hood"], p=[0.3, 0.16, 0.24, 0.08, 0.1, 0.12]))
     return Look(
-        years, style, float(r.uniform(0, 1)), float(np.clip(r.normal(0, 2.4), -4, 4)), recession, colour_name, beard, beard_length,
-        glasses, sunglasses, hat, bool(r.random() < occluders.mask), bool(r.random() < occluders.scarf and hat != "headscarf"),
-        bool(r.random() < occluders.hand), makeup, collar, _skin(r, person, years, old, beard, makeup, strands, style, collar),
+        years, style, float(r.uniform(0, 1)), float(np.clip(r.normal(0, 2.4), -4, 4)), recession, colour_name, beard,
+        beard_length,
+        glasses, sunglasses, hat, bool(r.random() < occluders.mask),
+        bool(r.random() < occluders.scarf and hat != "headscarf"),
+        bool(r.random() < occluders.hand), makeup, collar, _skin(r, person, years, old, beard, makeup, strands, style,
+        collar),
         _eyes(r, person), paint, beard_paint, _cloth(r, person), float(r.uniform(0.5, 0.78)),
     )  # fmt: skip
+
+
+def _hair_paint(rgb: F64, shine: float, contrast: float, tip: float, grey: float, seed: float) -> HairPaint:
+    red, green, blue = (float(c) for c in rgb)
+    return HairPaint(red, green, blue, shine, contrast, tip, grey, seed)
 
 
 def _skin(
@@ -130,7 +133,7 @@ def _skin(
     collar: str,
 ) -> SkinPaint:
     lip, lip_cover, lip_shine = person.lip, 0.75, float(r.uniform(0.02, 0.08))
-    shadow, shadow_cover, liner = person.skin * 0.5, 0.0, 0.0
+    shadow, shadow_cover = person.skin * 0.5, 0.0
     if makeup:
         if r.random() < 0.8:
             lip, lip_cover, lip_shine = (
@@ -139,7 +142,6 @@ def _skin(
                 float(r.uniform(0.03, 0.2)),
             )
         shadow, shadow_cover = linear(SHADOWS[int(r.integers(len(SHADOWS)))]), float(r.uniform(0, 0.55))
-        liner = float(r.uniform(0, 1))
     brow_rgb = hair * 0.55 + 0.003 if hair.mean() < 0.25 else hair * 0.45
     width, density, tilt, arch, length = person.brow
     kind = {"moustache": 1.0, "goatee": 2.0}.get(beard, 0.0)
@@ -153,24 +155,48 @@ def _skin(
         collar
     ] + r.uniform(-0.5, 0.4)
     opening = {"vee": r.uniform(3.0, 6.5), "shirt": r.uniform(0.0, 3.5), "open": r.uniform(1.0, 5.0)}.get(collar, 0.0)
+    skin = [float(c) for c in person.skin]
+    brow = [float(c) for c in brow_rgb]
+    wrinkles = max(0.0, (years - 30) / 42) * (0.85 + 0.3 * person.mottle)
     return SkinPaint(
-        *map(float, person.skin), person.texture_seed, person.mottle, person.flush, person.cheek + (0.7 if makeup else 0.0),
-        float(np.clip(person.socket + 0.4 * old, 0, 1.3)), person.freckles,
-        float(np.clip(max(0.0, (years - 30) / 42) * (0.85 + 0.3 * person.mottle), 0, 1.25)), float(r.uniform(0.3, 1.0)),
-        float(r.uniform(0.015, 0.09)), *map(float, lip), lip_cover, lip_shine, *map(float, shadow), shadow_cover, liner,
-        *map(float, brow_rgb), density, width * (1.0 - 0.15 * makeup), 0.0, tilt, arch, length, stubble, kind, *map(float, hair * 0.8),
-        scalp, float(base), float(opening), 0.0, person.moles,
+        red=skin[0], green=skin[1], blue=skin[2],
+        seed=person.texture_seed,
+        mottle=person.mottle,
+        flush=person.flush,
+        cheek=person.cheek + (0.7 if makeup else 0.0),
+        socket=float(np.clip(person.socket + 0.4 * old, 0, 1.3)),
+        freckles=person.freckles,
+        wrinkles=float(np.clip(wrinkles, 0, 1.25)),
+        pores=float(r.uniform(0.3, 1.0)),
+        shine=float(r.uniform(0.015, 0.09)),
+        lip_red=float(lip[0]), lip_green=float(lip[1]), lip_blue=float(lip[2]),
+        lip_cover=lip_cover,
+        lip_shine=lip_shine,
+        shadow_red=float(shadow[0]), shadow_green=float(shadow[1]), shadow_blue=float(shadow[2]),
+        shadow_cover=shadow_cover,
+        brow_red=brow[0], brow_green=brow[1], brow_blue=brow[2],
+        brow_density=density,
+        brow_width=width * (1.0 - 0.15 * makeup),
+        brow_tilt=tilt,
+        brow_arch=arch,
+        brow_length=length,
+        stubble=stubble,
+        stubble_kind=kind,
+        hair_red=float(hair[0] * 0.8), hair_green=float(hair[1] * 0.8), hair_blue=float(hair[2] * 0.8),
+        scalp=scalp,
+        collar=float(base),
+        collar_v=float(opening),
+        mouth_line=0.0,
+        moles=person.moles,
     )  # fmt: skip
 
 
 def _eyes(r: np.random.Generator, person: Person) -> EyePaint:
+    red, green, blue = (float(c) for c in person.eye)
     return EyePaint(
-        *map(float, person.eye),
-        person.iris,
-        float(r.uniform(0.30, 0.50)),
-        float(r.uniform(0.2, 1.0)),
-        person.texture_seed,
-    )
+        red=red, green=green, blue=blue, iris=person.iris, pupil=float(r.uniform(0.30, 0.50)),
+        vein=float(r.uniform(0.2, 1.0)), seed=person.texture_seed,
+    )  # fmt: skip
 
 
 def _cloth(r: np.random.Generator, person: Person) -> F32:

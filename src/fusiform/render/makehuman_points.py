@@ -1,8 +1,8 @@
 """Where the 68 points, the lips and the lid rims lie on MakeHuman's base mesh (topology hm08).
 
-Edge loops are followed on the mesh, so that each table below needs one edge to start from. Points on the subject's left and on the
-midline are given; the right side is their mirror image. Points off the loops (brows, jaw, nose ridge) are given as a frontal
-position and embedded in the triangle that is hit first from the front.
+Edge loops are followed on the mesh, so that each table below needs one edge to start from. Points on the subject's
+left and on the midline are given; the right side is their mirror image. Points off the loops (brows, jaw, nose ridge)
+are given as a frontal position and embedded in the triangle that is hit first from the front.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ FRONTAL: dict[int, tuple[float, float]] = {
 }  # fmt: skip
 """Frontal (x, y) in centimetres from the midpoint of the eyeballs of the base mesh."""
 MIRROR = {
-    **{8 + k: 8 - k for k in range(1, 9)}, 22: 21, 23: 20, 24: 19, 25: 18, 26: 17, 34: 32, 35: 31, 42: 39, 43: 38, 44: 37,
+    **{8 + k: 8 - k for k in range(1, 9)}, 22: 21, 23: 20, 24: 19, 25: 18, 26: 17, 34: 32, 35: 31, 42: 39, 43: 38,
+    44: 37,
     45: 36, 46: 41, 47: 40, 52: 50, 53: 49, 54: 48, 55: 59, 56: 58, 63: 61, 64: 60, 65: 67,
 }  # fmt: skip
 """Point on the subject's left: its partner on the right."""

@@ -1,4 +1,5 @@
-"""Value noise from an integer hash: detail of skin, hair and cloth without a texture file, the same on every machine."""
+"""Value noise from an integer hash: detail of skin, hair and cloth without a texture file, the same on every
+machine."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def hash3(x: int, y: int, z: int) -> float:
 @njit(cache=True)
 def noise3(x: float, y: float, z: float) -> float:
     """Smooth value noise in [-1, 1] with features of about unit size."""
-    xi, yi, zi = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
+    xi, yi, zi = math.floor(x), math.floor(y), math.floor(z)
     fx, fy, fz = x - xi, y - yi, z - zi
     fx = fx * fx * (3.0 - 2.0 * fx)
     fy = fy * fy * (3.0 - 2.0 * fy)

@@ -1,7 +1,8 @@
-"""What things are coloured like: paints as named tuples of numbers, and small kernels from a surface position to a colour.
+"""What things are coloured like: paints as named tuples of numbers, and small kernels from a surface position to a
+colour.
 
-A sample's surface position is canonical: mean-face centimetres on the head, a unit direction in the eye's own frame on an eyeball,
-(across, along, tone) on hair. Colours are linear RGB.
+A sample's surface position is canonical: mean-face centimetres on the head, a unit direction in the eye's own frame
+on an eyeball, (across, along, tone) on hair. Colours are linear RGB.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from fusiform.render.noise import noise3
 from fusiform.render.types import F32
 
 SKIN, MOUTH, TEETH, TONGUE, EYE, LASH, HAIR, BEARD, CLOTH = range(9)
-"""Materials. `CLOTH` is the first row of the cloth table; larger numbers are further rows (glasses, hat, mask, scarf, hand)."""
-(BACKGROUND, FACE, NOSE, GLASSES, LEFT_EYE, RIGHT_EYE, LEFT_BROW, RIGHT_BROW, LEFT_EAR, RIGHT_EAR, INNER_MOUTH, UPPER_LIP,
+"""Materials. `CLOTH` is the first row of the cloth table; larger numbers are further rows (glasses, hat, mask, scarf,
+hand)."""
+(BACKGROUND, FACE, NOSE, GLASSES, LEFT_EYE, RIGHT_EYE, LEFT_BROW, RIGHT_BROW, LEFT_EAR, RIGHT_EAR, INNER_MOUTH,
+UPPER_LIP,
  LOWER_LIP, HAIR_CLASS, HAT, EARRING, NECKLACE, NECK, CLOTHES) = range(19)  # fmt: skip
 
 
@@ -46,14 +49,12 @@ class SkinPaint(NamedTuple):
     shadow_blue: float
     shadow_cover: float
     """Eye shadow."""
-    liner: float
     brow_red: float
     brow_green: float
     brow_blue: float
     brow_density: float
     brow_width: float
     """Half thickness in centimetres."""
-    brow_lift: float
     brow_tilt: float
     brow_arch: float
     brow_length: float
@@ -118,7 +119,8 @@ def sample_mask(masks: F32, angle: float, y: float, channel: int) -> float:
 
 @njit(cache=True)
 def brow_cover(angle: float, y: float, brow: F32, s: SkinPaint) -> float:
-    """Density of the brow at a chart position: strokes around the person's brow curve. `brow` (5, 2): chart points, inner first."""
+    """Density of the brow at a chart position: strokes around the person's brow curve. `brow` (5, 2): chart points,
+    inner first."""
     a = abs(angle)
     if y < brow[:, 1].min() - 2.5 or y > brow[:, 1].max() + 2.5 or a > brow[4, 0] + 0.15:
         return 0.0
@@ -130,9 +132,7 @@ def brow_cover(angle: float, y: float, brow: F32, s: SkinPaint) -> float:
     k = min(3, int(tc * s.brow_length * 4.0))
     f = min(1.0, tc * s.brow_length * 4.0 - k)
     centre = brow[k, 1] * (1.0 - f) + brow[k + 1, 1] * f
-    centre += (
-        s.brow_lift + s.brow_tilt * (tc - 0.4) + s.brow_arch * math.sin(math.pi * min(1.0, tc * 0.95)) * 0.8 - 0.30
-    )
+    centre += s.brow_tilt * (tc - 0.4) + s.brow_arch * math.sin(math.pi * min(1.0, tc * 0.95)) * 0.8 - 0.30
     half = s.brow_width * (0.75 + 0.5 * smoothstep(0.0, 0.25, tc)) * (1.0 - 0.75 * smoothstep(0.45, 1.02, tc))
     d = abs(y - centre) / half
     if d > 1.9:
@@ -148,7 +148,8 @@ def brow_cover(angle: float, y: float, brow: F32, s: SkinPaint) -> float:
 
 @njit(cache=True)
 def irradiance(sh: F32, channel: int, x: float, y: float, z: float) -> float:
-    """Diffuse irradiance over pi from 9 spherical-harmonic coefficients (Ramamoorthi & Hanrahan 2001, eq. 13), camera axes."""
+    """Diffuse irradiance over pi from 9 spherical-harmonic coefficients (Ramamoorthi & Hanrahan 2001, eq. 13), camera
+    axes."""
     e = 0.886227 * sh[0, channel]
     e += 1.023328 * (sh[1, channel] * y + sh[2, channel] * z + sh[3, channel] * x)
     e += 0.858086 * (sh[4, channel] * x * y + sh[5, channel] * y * z + sh[7, channel] * x * z)
@@ -158,7 +159,8 @@ def irradiance(sh: F32, channel: int, x: float, y: float, z: float) -> float:
 
 @njit(cache=True)
 def cloth_colour(cloth: F32, row: int, x: float, y: float, z: float) -> tuple[float, float, float]:
-    """Row of the cloth table: base rgb, second rgb, pattern (0 plain, 1 stripes, 2 checks, 3 dots, 4 knit), frequency, shine, gloss."""
+    """Row of the cloth table: base rgb, second rgb, pattern (0 plain, 1 stripes, 2 checks, 3 dots, 4 knit),
+    frequency, shine, gloss."""
     kind, frequency = cloth[row, 6], cloth[row, 7]
     fold = 1.0 + 0.10 * noise3(x * 0.35, y * 0.25, z * 0.35) + 0.06 * noise3(x * 1.7, y * 1.1, z * 1.7)
     k = 0.0
@@ -193,7 +195,8 @@ def hair_colour(h: HairPaint, across: float, along: float, tone: float) -> tuple
 
 @njit(cache=True)
 def is_clothed(x: float, y: float, z: float, s: SkinPaint) -> bool:
-    """Whether a point of the body lies under the shirt: below a plane that rises to the back, less an opening in front."""
+    """Whether a point of the body lies under the shirt: below a plane that rises to the back, less an opening in
+    front."""
     height = y + 0.42 * (z + 2.0)
     opening = 0.0
     if z > -9.0:

@@ -132,26 +132,33 @@ def person_of(seed: int, number: int, people: People, local_size: int) -> Person
     if masculine > 0.6 and r.random() < people.beards:
         beard = str(r.choice(["stubble", "full", "moustache", "goatee"], p=[0.4, 0.32, 0.12, 0.16]))
     brow = (
-        float(np.clip(r.normal(0.38 + 0.12 * masculine, 0.08), 0.22, 0.65)), float(np.clip(r.normal(0.88, 0.14), 0.5, 1.1)),
-        float(r.normal(0, 0.22)), float(np.clip(r.normal(0.30 * (1 - masculine), 0.25), -0.3, 0.8)), float(r.uniform(0.86, 1.06)),
+        float(np.clip(r.normal(0.38 + 0.12 * masculine, 0.08), 0.22, 0.65)), float(np.clip(r.normal(0.88, 0.14), 0.5,
+        1.1)),
+        float(r.normal(0, 0.22)), float(np.clip(r.normal(0.30 * (1 - masculine), 0.25), -0.3, 0.8)),
+        float(r.uniform(0.86, 1.06)),
     )  # fmt: skip
     return Person(
-        number, body, local, tone, skin, lip, eye_colour, linear(EYE_RGB[eye_colour]) * r.uniform(1.3, 2.0), hair_colour, hair,
-        styles, float(np.clip(r.normal(0.15 + 0.35 * masculine, 0.3), 0, 1.2)), beard, bool(r.random() < people.glasses),
+        number, body, local, tone, skin, lip, eye_colour, linear(EYE_RGB[eye_colour]) * r.uniform(1.3, 2.0),
+        hair_colour, hair,
+        styles, float(np.clip(r.normal(0.15 + 0.35 * masculine, 0.3), 0, 1.2)), beard,
+        bool(r.random() < people.glasses),
         (float(r.uniform(2.25, 2.9)), float(r.uniform(1.55, 2.5)), float(r.uniform(2.0, 5.0))),
         bool(masculine < 0.5 and r.random() < people.makeup), brow,
         float(max(0.0, r.normal(-0.35, 0.6)) * (1 - 0.85 * depth)), float(max(0.0, r.normal(-0.2, 0.7))),
         float(r.uniform(0.2, 1.2) * (1 - 0.5 * depth)), float(r.uniform(0.0, 0.9) * (1 - 0.6 * depth)),
-        float(r.uniform(0.1, 1.0)), float(r.uniform(0.45, 1.25)), float(r.uniform(0.395, 0.45)), float(np.clip(r.normal(56, 9), 36, 90)),
+        float(r.uniform(0.1, 1.0)), float(r.uniform(0.45, 1.25)), float(r.uniform(0.395, 0.45)),
+        float(np.clip(r.normal(56, 9), 36, 90)),
         float(r.uniform(0, 90)),
     )  # fmt: skip
 
 
 def _styles(r: np.random.Generator, allowed: tuple[str, ...], masculine: float, depth: float) -> tuple[str, str]:
-    """Two styles of the allowed ones; which are likely depends on the shape axis and the hair type that goes with it."""
+    """Two styles of the allowed ones; which are likely depends on the shape axis and the hair type that goes with
+    it."""
     tight = float(np.clip((depth - 0.5) * 2, 0, 1))
     for_men = {
-        "bald": 0.10, "buzz": 0.14 + 0.1 * tight, "short": 0.26, "side-part": 0.18 * (1 - tight), "quiff": 0.14 * (1 - tight),
+        "bald": 0.10, "buzz": 0.14 + 0.1 * tight, "short": 0.26, "side-part": 0.18 * (1 - tight),
+        "quiff": 0.14 * (1 - tight),
         "fringe": 0.06, "curly": 0.08, "afro": 0.01 + 0.2 * tight, "bob": 0.02, "long": 0.03, "wavy": 0.03,
         "ponytail": 0.02, "bun": 0.02, "locs": 0.01 + 0.12 * tight,
     }  # fmt: skip

@@ -1,4 +1,5 @@
-"""Things worn or held: glasses, hats, masks, scarves, hands. Built in head space, painted from the rows of the cloth table."""
+"""Things worn or held: glasses, hats, masks, scarves, hands. Built in head space, painted from the rows of the cloth
+table."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from fusiform.render.assembly import Assembly, Piece
 from fusiform.render.camera import View, place
-from fusiform.render.chart import AXIS_Z, chart_of, smooth
+from fusiform.render.chart import AXIS_Z, chart_of
 from fusiform.render.geometry import Head
 from fusiform.render.growth import radius_at, skull_radius
 from fusiform.render.hair import CENTRE
@@ -158,13 +159,15 @@ def _glasses(
     level = float(centres[:, 1].mean()) + drop
     half = max(0.3, inner)
     nose = np.array([[-half, level + high * 0.3, depth(half)], [-half * 0.4, level + high * 0.45, front + 0.15],
-                     [half * 0.4, level + high * 0.45, front + 0.15], [half, level + high * 0.3, depth(half)]])  # fmt: skip
+                     [half * 0.4, level + high * 0.45, front + 0.15], [half, level + high * 0.3,
+                     depth(half)]])  # fmt: skip
     parts.append(tube(nose, thin, sides=6))
     return parts, outlines
 
 
 def _dome(skull: F32, rim: F64, thick: float, rows: int = 10, columns: int = 40, rise: float = 0.0) -> F64:
-    """Points (rows, columns, 3) over the skull from a rim height per column up to the crown, `thick` centimetres off it."""
+    """Points (rows, columns, 3) over the skull from a rim height per column up to the crown, `thick` centimetres off
+    it."""
     turn = np.linspace(0, 2 * math.pi, columns, endpoint=False)
     out = np.empty((rows, columns, 3))
     for c, a in enumerate(turn):
@@ -204,7 +207,7 @@ def _hat(head: Head, neutral: F32, kind: str, r: np.random.Generator) -> list[_S
     if kind == "cap":
         long = float(r.uniform(5.0, 7.5))
         near = np.nonzero(front > 0.35)[0]
-        near = near[np.argsort(((turn[near] + math.pi) % (2 * math.pi)))]
+        near = near[np.argsort((turn[near] + math.pi) % (2 * math.pi))]
         arc = edge[near]
         spread = (np.clip((front[near] - 0.35) / 0.65, 0, 1) ** 0.6)[:, None]
         tip = arc + spread * np.array([0.0, -1.6, long])
@@ -293,7 +296,8 @@ def _scarf(head: Head, neutral: F32, r: np.random.Generator) -> _Surface:
 def _hand(head: Head, vertices: F32, r: np.random.Generator) -> list[_Surface]:
     """Four fingers, a thumb and a palm before the mouth, chin, cheek or an eye."""
     points = head.points(vertices).astype(np.float64)
-    spot = {"mouth": points[[51, 57]].mean(0), "chin": points[8], "left": points[[13, 46]].mean(0), "right": points[[3, 41]].mean(0),
+    spot = {"mouth": points[[51, 57]].mean(0), "chin": points[8], "left": points[[13, 46]].mean(0),
+    "right": points[[3, 41]].mean(0),
             "eye": points[int(r.choice([37, 44]))]}  # fmt: skip
     target = spot[str(r.choice(list(spot)))]
     tilt = float(r.normal(0, 0.6)) + 0.7 * float(np.sign(target[0])) * (abs(target[0]) > 1)
@@ -351,7 +355,8 @@ def tint_lenses(picture: F32, classes: U8, depth: F32, lenses: list[Lens], view:
 
 
 def cover_with_block(r: np.random.Generator, picture: F32, classes: U8, probability: float) -> Bool:
-    """With `probability`, a flat rectangle of a fifth to two fifths of the side over the face, in place; True where it lies."""
+    """With `probability`, a flat rectangle of a fifth to two fifths of the side over the face, in place; True where
+    it lies."""
     covered = np.zeros(classes.shape, bool)
     if r.random() >= probability:
         return covered

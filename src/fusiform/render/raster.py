@@ -1,8 +1,8 @@
 """Z-buffer rasterisation on one core (numba): which triangle covers which sample, and where in it.
 
-All kernels work on float32 arrays and run without `fastmath`: the same input gives the same bits on every run, so that image i of
-seed S is reproducible. Screen coordinates are x right, y down, sample centres at .5; depth is 1 / distance, so bigger is nearer and
-perspective-correct interpolation needs one division.
+All kernels work on float32 arrays and run without `fastmath`: the same input gives the same bits on every run, so
+that image i of seed S is reproducible. Screen coordinates are x right, y down, sample centres at .5; depth is 1 /
+distance, so bigger is nearer and perspective-correct interpolation needs one division.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Buffers:
 
 
 @njit(cache=True)
-def vertex_normals(vertices: F32, triangles: I32) -> F32:  # type: ignore[no-any-unimported]
+def vertex_normals(vertices: F32, triangles: I32) -> F32:
     """Area-weighted unit normals (N, 3) of a triangle soup; a vertex without a triangle gets zeros."""
     n = np.zeros_like(vertices)
     for t in range(triangles.shape[0]):
@@ -70,10 +70,10 @@ def draw(screen: F32, triangles: I32, first: int, cull: bool, depth: F32, triang
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0.0 or (cull and area > 0.0):
             continue
-        left = max(0, int(math.ceil(min(x0, x1, x2) - 0.5)))
-        right = min(width - 1, int(math.floor(max(x0, x1, x2) - 0.5)))
-        top = max(0, int(math.ceil(min(y0, y1, y2) - 0.5)))
-        bottom = min(height - 1, int(math.floor(max(y0, y1, y2) - 0.5)))
+        left = max(0, math.ceil(min(x0, x1, x2) - 0.5))
+        right = min(width - 1, math.floor(max(x0, x1, x2) - 0.5))
+        top = max(0, math.ceil(min(y0, y1, y2) - 0.5))
+        bottom = min(height - 1, math.floor(max(y0, y1, y2) - 0.5))
         if left > right or top > bottom:
             continue
         inverse = np.float32(1.0) / area
@@ -110,8 +110,8 @@ def draw_strands(
 ) -> None:
     """Rasterise a hair shell: a sample counts only where a strand-shaped noise passes `threshold`.
 
-    `strand` (N, 3) holds per vertex the coordinate across strands, the one along them and a growth weight in [0, 1]; weight 0 is
-    bald skin. `density` is strands per unit of the first coordinate.
+    `strand` (N, 3) holds per vertex the coordinate across strands, the one along them and a growth weight in [0, 1];
+    weight 0 is bald skin. `density` is strands per unit of the first coordinate.
     """
     height, width = depth.shape
     for t in range(triangles.shape[0]):
@@ -122,10 +122,10 @@ def draw_strands(
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0.0:
             continue
-        left = max(0, int(math.ceil(min(x0, x1, x2) - 0.5)))
-        right = min(width - 1, int(math.floor(max(x0, x1, x2) - 0.5)))
-        top = max(0, int(math.ceil(min(y0, y1, y2) - 0.5)))
-        bottom = min(height - 1, int(math.floor(max(y0, y1, y2) - 0.5)))
+        left = max(0, math.ceil(min(x0, x1, x2) - 0.5))
+        right = min(width - 1, math.floor(max(x0, x1, x2) - 0.5))
+        top = max(0, math.ceil(min(y0, y1, y2) - 0.5))
+        bottom = min(height - 1, math.floor(max(y0, y1, y2) - 0.5))
         if left > right or top > bottom:
             continue
         inverse = np.float32(1.0) / area

@@ -42,7 +42,8 @@ from fusiform.render.raster import vertex_normals
 from fusiform.render.types import F32, F64, I32
 
 PART_MATERIAL = {
-    Part.SKIN: (SKIN, FACE), Part.LEFT_EAR: (SKIN, LEFT_EAR), Part.RIGHT_EAR: (SKIN, RIGHT_EAR), Part.MOUTH: (MOUTH, INNER_MOUTH),
+    Part.SKIN: (SKIN, FACE), Part.LEFT_EAR: (SKIN, LEFT_EAR), Part.RIGHT_EAR: (SKIN, RIGHT_EAR), Part.MOUTH: (MOUTH,
+    INNER_MOUTH),
     Part.TEETH: (TEETH, INNER_MOUTH), Part.TONGUE: (TONGUE, INNER_MOUTH), Part.LASHES: (LASH, FACE),
 }  # fmt: skip
 
@@ -57,8 +58,10 @@ def face(
     Args:
         people: how many people the world has.
         size: side of the square picture in pixels.
-        template: None for a picture framed like a photo; a family such as "loose" for the crop that aligning that photo on its
-            exact points would give, rendered directly, without resampling. Pose, points and placement are then the crop's.
+        template: None for a picture framed like a photo; a family such as "loose" for the crop that aligning that
+        photo on its
+            exact points would give, rendered directly, without resampling. Pose, points and placement are then the
+            crop's.
     """
     number = index % people
     person = person_of(seed, number, dials.people, geometry.local_size)
@@ -135,7 +138,8 @@ def _add_head(assembly: Assembly, head: Head, vertices: F32, view: View, turn: F
         at = head.vertices[ids]
         strand = np.stack([at[:, 0] * 24 + at[:, 1] * 3, at[:, 2], head.lash[ids]], 1).astype(np.float32)
         assembly.add(
-            Piece(position[ids], attributes[ids], local.reshape(-1, 3).astype(np.int32), material[lashes], label[lashes],
+            Piece(position[ids], attributes[ids], local.reshape(-1, 3).astype(np.int32), material[lashes],
+            label[lashes],
                   strand=strand, cover=0.5, casts=False)
         )  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""A set of rendered faces on disk: chunks that are pure functions of (seed, chunk), written by as many processes as you like."""
+"""A set of rendered faces on disk: chunks that are pure functions of (seed, chunk), written by as many processes as
+you like."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def render_set(
     name: str = "rendered",
     today: str = "",
 ) -> FaceSet:
-    """Render `faces` faces into the set folder `out`, aligned on their exact points. Run again after a stop, it goes on.
+    """Render `faces` faces into the set folder `out`, aligned on their exact points. Run again after a stop, it goes
+    on.
 
     Args:
         preset: `pretrain`, `tasks`, `recognition` or `stress`; decides the dials and the images per person.
@@ -181,7 +183,8 @@ def make_chunk(out: Path, plan: Plan, chunk: int) -> int:
     stored = [_stored(plan, first + k) for k in range(count)]
     rows = [
         LedgerRow(
-            path=f"{plan.seed}/{face.key}.jpg", outcome=KEPT, sha256=hashlib.sha256(face.jpeg).hexdigest(), source=face.source,
+            path=f"{plan.seed}/{face.key}.jpg", outcome=KEPT, sha256=hashlib.sha256(face.jpeg).hexdigest(),
+            source=face.source,
             licence=LICENCE, consent="rendered", subject=face.person, matrix=_matrix(face.labels),
             template=f"{plan.template}-{plan.size}", split=face.split, shard=chunk, key=face.key, format="jpeg",
             size=len(face.jpeg), width=plan.size, height=plan.size,

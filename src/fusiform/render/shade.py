@@ -1,8 +1,9 @@
 """Deferred shading (numba): from the nearest triangle of each sample to linear radiance and a class.
 
-`attributes` of a vertex (N, 6) are canonical x, y, z, ambient occlusion, lip, scalp. `normal` holds unit normals, on hair the unit
-tangent of the strand. Light is 9 spherical-harmonic coefficients for the surroundings plus directed lights, the first of which casts
-shadows. Skin scatters: its diffuse falloff is wrapped around the terminator, red the most (d'Eon & Luebke, GPU Gems 3, ch. 14).
+`attributes` of a vertex (N, 6) are canonical x, y, z, ambient occlusion, lip, scalp. `normal` holds unit normals, on
+hair the unit tangent of the strand. Light is 9 spherical-harmonic coefficients for the surroundings plus directed
+lights, the first of which casts shadows. Skin scatters: its diffuse falloff is wrapped around the terminator, red the
+most (d'Eon & Luebke, GPU Gems 3, ch. 14).
 """
 
 from __future__ import annotations
@@ -55,12 +56,13 @@ class View(NamedTuple):
 
 @njit(cache=True)
 def lit(shadow_map: F32, frame: F32, x: float, y: float, z: float, bias: float) -> float:
-    """Share of the key light that arrives at a point, from 4 x 4 samples of its depth map. `frame` (3, 4) maps into the map."""
+    """Share of the key light that arrives at a point, from 4 x 4 samples of its depth map. `frame` (3, 4) maps into
+    the map."""
     size = shadow_map.shape[0]
     u = frame[0, 0] * x + frame[0, 1] * y + frame[0, 2] * z + frame[0, 3]
     v = frame[1, 0] * x + frame[1, 1] * y + frame[1, 2] * z + frame[1, 3]
     depth = frame[2, 0] * x + frame[2, 1] * y + frame[2, 2] * z + frame[2, 3]
-    column, row = int(math.floor(u - 0.5)), int(math.floor(v - 0.5))
+    column, row = math.floor(u - 0.5), math.floor(v - 0.5)
     fu, fv = u - 0.5 - column, v - 0.5 - row
     total = 0.0
     for j in range(-1, 3):
@@ -80,7 +82,8 @@ def shade(
     masks: F32, jaw: F32, brow: F32, sh: F32, lights: F32, shadow_map: F32, shadow_frame: F32,
     skip: U8, radiance: F32, label: U8,
 ) -> None:  # fmt: skip
-    """Fill `radiance` (H, W, 3) and `label` (H, W) where a triangle is seen. `lights` (L, 6): direction to the light, rgb."""
+    """Fill `radiance` (H, W, 3) and `label` (H, W) where a triangle is seen. `lights` (L, 6): direction to the light,
+    rgb."""
     height, width = triangle.shape
     for row in range(height):
         for column in range(width):
@@ -110,7 +113,7 @@ def shade(
             kind, what = material[t], label_of[t]
             r, g, bl, shine, gloss = 0.5, 0.5, 0.5, 0.0, 20.0
             wrap_r, wrap_g, wrap_b = 0.05, 0.05, 0.05
-            strand = kind == HAIR or kind == BEARD
+            strand = kind in (HAIR, BEARD)
             tx, ty, tz = nx, ny, nz
             if kind == SKIN:
                 r, g, bl, shine, gloss, relief, painted = skin_sample(cx, cy, cz, lip, scalp, skin, masks, jaw, brow)
@@ -127,7 +130,7 @@ def shade(
                         nx += relief * 0.10 * (noise3(cx * 8.0 + 0.5, cy * 8.0, cz * 8.0) - here)
                         ny += relief * 0.10 * (noise3(cx * 8.0, cy * 8.0 + 0.5, cz * 8.0) - here)
                         shine *= 1.0 + 0.3 * here
-            elif kind == MOUTH or kind == TONGUE:
+            elif kind in (MOUTH, TONGUE):
                 inner = smoothstep(-3.6, -0.4, cz)
                 if kind == MOUTH:
                     r, g, bl = 0.24 * inner + 0.01, 0.05 * inner + 0.004, 0.045 * inner + 0.004
@@ -230,7 +233,8 @@ def even_blocks(triangle: I32, material: I32, label_of: I32, depth: F32, skip: U
 
 @njit(cache=True)
 def fill_blocks(skip: U8, radiance: F32, label: U8) -> None:
-    """Give the samples that `even_blocks` marked the mean of their neighbours in the pixel, and the class of the first."""
+    """Give the samples that `even_blocks` marked the mean of their neighbours in the pixel, and the class of the
+    first."""
     for y in range(0, skip.shape[0] - 1, 2):
         for x in range(0, skip.shape[1] - 1, 2):
             if skip[y, x + 1] == 0:
@@ -259,7 +263,8 @@ def box(picture: F32, factor: int, out: F32) -> None:
 
 @njit(cache=True)
 def majority(label: U8, factor: int, out: U8) -> None:
-    """Reduce classes (H * factor, W * factor) to (H, W): the class most samples of a pixel have, the first seen on a tie."""
+    """Reduce classes (H * factor, W * factor) to (H, W): the class most samples of a pixel have, the first seen on a
+    tie."""
     count = [0] * 32
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,9 @@ VERBS: dict[str, Verb] = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/errors.md)."""
     words = list(sys.argv[1:] if words is None else words)
+    # Idle OpenMP threads that spin make two threads slower than one where neighbours want the cores too. Read once, when
+    # torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(words)
     except FusiformError as error:

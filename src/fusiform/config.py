@@ -229,6 +229,7 @@ class Recipe:
         values = to_json(from_json(self, to_json(self)))  # 10 and 10.0 epochs are one run
         for group in ("loop", "about", "name"):
             values.pop(group)
+        values["class"] = f"{type(self.method).__module__}.{type(self.method).__qualname__}"
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,13 +1,12 @@
 """`Encoder`, the product: weights, the pixel statistics and crop they were trained with, and a card.
 
 On disk it is a folder of two files: `encoder.safetensors` (no code is ever executed on loading) and `encoder.json`
-(shape, pixel statistics, crop, card, SHA-256 of the weights).
+(shape, pixel statistics, crop, card, SHA-256 of the weights and of itself).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from fusiform.clock import stream_seed
 from fusiform.config import ViTConfig, from_json, to_json
+from fusiform.durable import open_sealed_json, replace_file, sealed_json
 from fusiform.errors import DataError, WeightsError
 from fusiform.measurement import Crop
 from fusiform.nn.vit import ViT
@@ -55,7 +55,7 @@ class Encoder:
         return save_tensors({k: v.detach().cpu().contiguous() for k, v in self.vit.state_dict().items()})
 
     def save(self, folder: Path) -> Path:
-        """Write the folder, weights first and card last; each file is renamed into place when it is complete."""
+        """Write the folder, weights first and card last, each renamed into place when it is complete and on disk."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = self._bytes()
         card = {
@@ -63,13 +63,11 @@ class Encoder:
             "name": self.name,
             "vit": to_json(self.vit.config),
             "crop": self.crop.to_dict(),
-            "sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "card": dict(self.card),
         }
-        for name, content in ((WEIGHTS, weights), (CARD, (json.dumps(card, indent=1) + "\n").encode())):
-            aside = folder / (name + ".tmp")
-            aside.write_bytes(content)
-            aside.replace(folder / name)
+        replace_file(folder / WEIGHTS, weights)
+        replace_file(folder / CARD, sealed_json(card))
         return folder
 
     @classmethod
@@ -77,25 +75,23 @@ class Encoder:
         """Read a folder that `save` wrote.
 
         Raises:
-            DataError: the folder is not an encoder.
+            DataError: the folder is not an encoder, or its card is damaged.
             WeightsError: the weights are damaged or do not fit the shape in the card.
         """
-        try:
-            card = json.loads((folder / CARD).read_text())
-            weights = (folder / WEIGHTS).read_bytes()
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{folder} is not an encoder: it has no {Path(error.filename).name}",
-                expected=f"a folder with {WEIGHTS} and {CARD}",
-                do="name the folder RUN/encoder of a finished run",
-            ) from error
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder / CARD} cannot be read: {error}") from error
+        for name in (WEIGHTS, CARD):
+            if not (folder / name).is_file():
+                raise DataError(
+                    f"{folder} is not an encoder: it has no {name}",
+                    expected=f"a folder with {WEIGHTS} and {CARD}",
+                    do="name the folder RUN/encoder of a finished run",
+                )
+        card = open_sealed_json(folder / CARD)
+        weights = (folder / WEIGHTS).read_bytes()
         digest = hashlib.sha256(weights).hexdigest()
-        if digest != card.get("sha256"):
+        if digest != card["weights_sha256"]:
             raise WeightsError(
                 f"{folder / WEIGHTS} has SHA-256 {digest}",
-                expected=f"{card.get('sha256')} as its card says",
+                expected=f"{card['weights_sha256']} as its card says",
                 do="copy the encoder again, or repeat the run's last command",
             )
         vit = ViT(from_json(ViTConfig(), card["vit"], where=f"{folder / CARD}: vit"))

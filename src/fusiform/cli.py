@@ -36,8 +36,8 @@ VERBS: dict[str, Verb] = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/errors.md)."""
     words = list(sys.argv[1:] if words is None else words)
-    # Idle OpenMP threads that spin make two threads slower than one where neighbours want the cores too. Read once, when
-    # torch is imported.
+    # Idle OpenMP threads that spin make two threads slower than one where neighbours want the cores too. It is read
+    # once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(words)

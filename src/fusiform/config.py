@@ -194,8 +194,6 @@ class LoopConfig:
     """Newest checkpoints that are kept."""
     log_every: int = 20
     """Steps between rows of log.jsonl."""
-    tensorboard: bool = False
-    """Also write TensorBoard event files (needs `pip install fusiform[tensorboard]`)."""
     tune_cpu: bool = True
     """Faster CPU kernels and memory allocation (measured in docs/performance.md); off leaves torch's defaults."""
 

@@ -63,8 +63,8 @@ class KNN:
         return "knn"
 
 
-STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 5))
-"""1e-5 to 1e2 in half decades."""
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
+"""1e-6 to 1e2 in half decades."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from fusiform.faces.faceset import FaceSet
 from fusiform.faces.schemes import to_five
 from fusiform.ledger import read_ledger
 from fusiform.render import load_geometry, preset, render_set, sets
+from fusiform.render.dials import People
+from fusiform.render.pairs import pair_list
+from fusiform.render.person import person_of
 
 FACES = 10
 
@@ -133,3 +136,34 @@ def test_a_head_model_that_is_not_there_says_where_it_should_be(
     with pytest.raises(DataError, match="ict_face_light"):
         render_set(tmp_path / "set", 4, geometry="ict")
     assert not (tmp_path / "set").exists()
+
+
+def test_a_recognition_set_has_pairs_of_its_test_people(tmp_path: Path) -> None:
+    faces = render_set(tmp_path / "set", 80, seed=2, preset="recognition", size=16, workers=1)
+    assert faces.verify() == []
+    lines = (tmp_path / "set" / "pairs.csv").read_text().splitlines()
+    assert lines[0] == "a,b,same,kind"
+    codes, names = faces.codes("split")
+    who, people = faces.codes("person")
+    person = {faces.key(i): people[who[i]] for i in range(len(faces))}
+    split = {faces.key(i): names[codes[i]] for i in range(len(faces))}
+    rows = [line.split(",") for line in lines[1:]]
+    assert {r[3] for r in rows} == {"genuine"}  # one test person alone has no impostors
+    for a, b, same, _ in rows:
+        assert split[a] == split[b] == "test"
+        assert (person[a] == person[b]) == bool(int(same))
+
+
+def test_impostors_that_look_alike_are_nearer_than_random_ones() -> None:
+    pairs = pair_list(0, range(60), 60, 600, People(), 8)
+    kinds = {k: [p for p in pairs if p.kind == k] for k in ("genuine", "random", "alike")}
+    assert len(kinds["genuine"]) == 600
+    assert len(kinds["random"]) == len(kinds["alike"]) == 300
+    assert all(p.a % 60 == p.b % 60 and p.a != p.b for p in kinds["genuine"])
+    tone = [person_of(0, n, People(), 8).tone for n in range(60)]
+
+    def apart(kind: str) -> float:
+        return float(np.mean([abs(tone[p.a % 60] - tone[p.b % 60]) for p in kinds[kind]]))
+
+    assert apart("alike") < 0.5 * apart("random")
+    assert pairs == pair_list(0, range(60), 60, 600, People(), 8)

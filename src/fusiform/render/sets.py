@@ -119,7 +119,26 @@ def render_set(
     crop = Crop(
         template=onto.family, size=onto.size, detector=EXACT_POINTS, landmarks="ibug-68", interpolation=align.RESAMPLING
     )
-    return finish_set(out, name=name, crop=crop, made_by="fusiform render", created=today, chunks=chunks)
+    made = finish_set(out, name=name, crop=crop, made_by="fusiform render", created=today, chunks=chunks)
+    if preset == "recognition":
+        _write_pairs(out, plan)
+    return made
+
+
+def _write_pairs(out: Path, plan: Plan) -> None:
+    """Pairs of the test people, beside the set."""
+    from fusiform.render.heads import load_geometry
+    from fusiform.render.pairs import PAIRS_FILE, pair_list, to_csv
+
+    numbers = [n for n in range(plan.people) if split_of(n, plan.people) == "test"]
+    size = load_geometry(plan.geometry).local_size
+    pairs = pair_list(plan.seed, numbers, plan.people, plan.faces, plan.dials.people, size)
+    keys = {i: key_of(plan.seed, i) for pair in pairs for i in (pair.a, pair.b)}
+    replace_file(out / PAIRS_FILE, to_csv(pairs, keys).encode())
+
+
+def key_of(seed: int, index: int) -> str:
+    return f"r{seed}-{index:07d}"
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:
@@ -210,6 +229,6 @@ def _stored(plan: Plan, index: int) -> StoredFace:
     number = labels.pop("person")
     world = f"rendered-{plan.seed}"
     return StoredFace(
-        key=f"r{plan.seed}-{index:07d}", jpeg=jpeg, labels=labels, parsing_png=png, split=split_of(number, plan.people),
+        key=key_of(plan.seed, index), jpeg=jpeg, labels=labels, parsing_png=png, split=split_of(number, plan.people),
         person=f"{world}/{number:06d}", source=f"{world}/{plan.preset}", licence=LICENCE,
     )  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fusiform.nn.ranks import mean_over_ranks
+from fusiform.nn.ranks import mean_over_ranks, rank_and_size, sum_over_ranks
 
 
 def normalise_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
@@ -68,3 +71,130 @@ def stepwise_weight(loss: Tensor, below: float, above: float) -> Tensor:
 def _rows(x: Tensor) -> Tensor:
     """(..., D) -> (n, D) in float32 or wider."""
     return (x if x.dtype == torch.float64 else x.float()).reshape(-1, x.shape[-1])
+
+
+# --- Feature distance and InfoNCE (MCF, after MoCo v3) --------------------------------------------------------------
+
+
+def feature_distance(
+    prediction: Sequence[Tensor], target: Sequence[Tensor], along: Literal["tokens", "channels"]
+) -> Tensor:
+    """Squared distance of normalised features, summed over layers (MCF, the perceptual loss):
+
+        L = sum_l mean || f̂_l / |f̂_l| - f_l / |f_l| ||² = sum_l mean 2 (1 - cos(f̂_l, f_l))
+
+    where f_l is a vector of channels for each token, or, as in the release, a vector of tokens for each channel; the
+    mean is over all those vectors. In float32 or wider, also under autocast.
+
+    Args:
+        prediction, target: one (B, N, D) for each layer; the target gets no gradient.
+    """
+    dim = {"tokens": 1, "channels": 2}[along]
+    with torch.autocast(prediction[0].device.type, enabled=False):
+        return torch.stack(
+            [
+                (F.normalize(_wide(p), dim=dim) - F.normalize(_wide(t.detach()), dim=dim)).square().sum(dim).mean()
+                for p, t in zip(prediction, target, strict=True)
+            ]
+        ).sum()
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Each query against the keys of all ranks' faces, of which its own is the right one (MoCo v3, algorithm 1):
+
+        L = 2 τ * mean_i -log( exp(q_i · k_i / τ) / sum_j exp(q_i · k_j / τ) ),    q, k of length 1
+
+    In float32 or wider, also under autocast.
+
+    Args:
+        queries, keys: (B, D) of this rank; the keys get no gradient.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        q, k = F.normalize(_rows(queries), dim=-1), gather_over_ranks(F.normalize(_rows(keys), dim=-1))
+        own = torch.arange(len(q), device=q.device) + rank_and_size()[0] * len(q)
+        return 2 * temperature * F.cross_entropy(q @ k.T / temperature, own)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 or wider."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+# --- codes, seams and relations between parts of the face (our reading of PaCo-FR) ------------------------------------
+
+
+def nearest_codes(distances: Tensor, count: int) -> Tensor:
+    """What a belief should be: q = softmax over the `count` nearest codes of -d_j / mean d, 0 for all others.
+
+    Args:
+        distances: (..., K) mean squared pixel difference from each code.
+    """
+    near, codes = distances.topk(count, dim=-1, largest=False)
+    share = (-near / near.mean(-1, keepdim=True).clamp_min(1e-12)).softmax(-1)
+    return torch.zeros_like(distances).scatter(-1, codes, share)
+
+
+def belief(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of a predicted with a target distribution over codes, both (..., K); mean over patches."""
+    return -(target * _wide(logits).log_softmax(-1)).sum(-1).mean()
+
+
+def usage(logits: Tensor) -> Tensor:
+    """log K - H(mean belief): 0 where all codes are used alike, log K where one has everything.
+
+    The mean is over the patches of all ranks; each patch of (..., K) counts alike. 1e-9 is added inside the logarithm.
+    """
+    _, ranks = rank_and_size()
+    mean = sum_over_ranks(_rows(logits).softmax(-1).mean(0)) / ranks
+    return math.log(len(mean)) + (mean * (mean + 1e-9).log()).sum()
+
+
+def seams(replaced: Tensor, original: Tensor, hidden: Tensor, patch_size: int) -> Tensor:
+    """How much the step in brightness where two patches meet differs from the original's.
+
+        mean over neighbouring patches a, b of which at least one is replaced, and over the pixels of their common edge,
+        of |(last line of a - first line of b) in the replaced image - the same in the original|
+
+    Args:
+        replaced, original: (B, N, p*p*3).
+        hidden: (B, N) bool, true where replaced.
+    """
+    side, p = round(hidden.shape[1] ** 0.5), patch_size
+    change = (_wide(replaced) - original).reshape(-1, side, side, p, p, 3)  # the step is linear in the image
+    at = hidden.reshape(-1, side, side)
+    beside = (change[:, :, :-1, :, -1] - change[:, :, 1:, :, 0]).abs().mean((-2, -1))
+    below = (change[:, :-1, :, -1] - change[:, 1:, :, 0]).abs().mean((-2, -1))
+    across, down = at[:, :, :-1] | at[:, :, 1:], at[:, :-1] | at[:, 1:]
+    return ((beside * across).sum() + (below * down).sum()) / (across.sum() + down.sum())
+
+
+def region_distances(patches: Tensor, regions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Root mean square difference between the mean patches of two regions, for each pair r < s of `count` regions.
+
+    Args:
+        patches: (B, N, P).
+        regions: (B, N) ids below `count`.
+
+    Returns: (B, pairs) distances, with 1e-8 inside the root, and (B, pairs) bool: whether a face shows both regions.
+    """
+    member = F.one_hot(regions, count).transpose(1, 2).to(patches.dtype)
+    size = member.sum(-1, keepdim=True)
+    means = member @ patches / size.clamp_min(1)
+    r, s = torch.triu_indices(count, count, 1, device=patches.device)
+    present = size.squeeze(-1) > 0
+    return ((means[:, r] - means[:, s]).square().mean(-1) + 1e-8).sqrt(), present[:, r] & present[:, s]
+
+
+def relations(prediction: Tensor, original: Tensor, regions: Tensor, count: int) -> Tensor:
+    """Mean absolute change of the region distances, over all ordered pairs of regions that a face shows (a region's
+    distance to itself, which cannot change, included), then over faces. Arguments as in `region_distances`."""
+    with torch.autocast(prediction.device.type, enabled=False):
+        ours, both = region_distances(_wide(prediction), regions, count)
+        theirs, _ = region_distances(_wide(original), regions, count)
+        present = F.one_hot(regions, count).amax(1).sum(-1)
+        return (2 * ((ours - theirs).abs() * both).sum(-1) / present.square()).mean()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 or wider."""
+    return x if x.dtype == torch.float64 else x.float()

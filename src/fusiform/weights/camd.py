@@ -15,9 +15,7 @@ from torch import Tensor
 
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError, did_you_mean
-
-PIXEL_MEAN, PIXEL_STD = (0.5231, 0.4044, 0.3489), (0.2536, 0.2194, 0.2070)
-"""Statistics of VGGFace2 that the release pre-trains with."""
+from fusiform.recipes.camd import VGGFACE2_MEAN, VGGFACE2_STD
 
 PLACES: dict[str, tuple[str, ...]] = {
     "encoder": ("cls_token", "pos_embed", "patch_embed", "blocks"),
@@ -105,8 +103,8 @@ def vit_config(released: Mapping[str, Tensor], *, heads: int | None = None) -> V
         mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
         layer_scale=None if scale is None else float(scale.mean() if scale.device.type != "meta" else 1e-5),
         final_norm=False,
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
+        pixel_mean=VGGFACE2_MEAN,  # what the release pre-trains with; its fine-tuning takes ImageNet's
+        pixel_std=VGGFACE2_STD,
     )
 
 

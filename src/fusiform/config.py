@@ -38,7 +38,19 @@ class ViTConfig:
     depth: int = 12
     """Number of blocks."""
     heads: int = 12
-    """Attention heads; divides the width."""
+    """Attention heads; divides the width unless `head-width` is given."""
+    head_width: int | None = None
+    """Channels of an attention head; None: the width shared equally."""
+    attention_scale: float | None = None
+    """Factor on the products of queries and keys; None: one over the root of a head's channels."""
+    qkv_bias: bool = True
+    """Whether queries, keys and values have biases."""
+    norm_eps: float = 1e-6
+    """Added to the variance in layer norms."""
+    learned_positions: bool = False
+    """Whether the position table trains."""
+    landmark_cnn: bool = False
+    """Whether patches are cut at landmarks that a network of the encoder's own finds, instead of on a grid."""
     mlp_ratio: float = 4.0
     """Hidden channels of a block's MLP, as a multiple of the width."""
     layer_scale: float | None = None
@@ -56,7 +68,7 @@ class ViTConfig:
                 f"Image size {self.image_size} is not a multiple of patch size {self.patch_size}",
                 do=f"--vit.image-size {self.image_size // self.patch_size * self.patch_size or self.patch_size}",
             )
-        if self.width % self.heads:
+        if self.head_width is None and self.width % self.heads:
             raise ConfigError(f"Width {self.width} is not a multiple of {self.heads} heads", do="change --vit.heads")
         if self.width % 4:
             raise ConfigError(

@@ -6,6 +6,7 @@ Shapes: B faces, N patches, M visible patches, D width, p patch side.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,33 +14,48 @@ from torch.nn import functional as F
 
 from fusiform.config import ViTConfig
 from fusiform.nn.attention import attention
+from fusiform.nn.landmark_cnn import LandmarkCNN
+from fusiform.nn.landmark_patches import RELEASED_SHIFT, sample_patches
 from fusiform.nn.norms import LayerScale
 from fusiform.nn.patches import patchify
 from fusiform.nn.positions import sincos_table
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        head_width: int | None = None,
+        scale: float | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.heads, self.scale, self.dropout = heads, scale, dropout
+        inner = heads * head_width if head_width else width
+        self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
+        self.proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, queries_from: int = 0) -> Tensor:
-        B, L, D = x.shape
-        q, k, v = self.qkv(x).reshape(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        out = attention(q[:, :, queries_from:], k, v)
-        return self.proj(out.transpose(1, 2).reshape(B, L - queries_from, D))
+        B, L, _ = x.shape
+        q, k, v = self.qkv(x).reshape(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        out = attention(q[:, :, queries_from:], k, v, self.scale)
+        out = self.proj(out.transpose(1, 2).reshape(B, L - queries_from, -1))
+        return F.dropout(out, self.dropout, self.training)
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        hidden = F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training)
+        return F.dropout(self.fc2(hidden), self.dropout, self.training)
 
 
 def layer_norm(width: int) -> nn.Module:
@@ -63,13 +79,19 @@ class Block(nn.Module):
         *,
         layer_scale: float | None = None,
         norm: Callable[[int], nn.Module] = layer_norm,
+        head_width: int | None = None,
+        attention_scale: float | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = norm(width)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(
+            width, heads, head_width=head_width, scale=attention_scale, qkv_bias=qkv_bias, dropout=dropout
+        )
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = norm(width)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = Mlp(width, round(width * mlp_ratio), dropout)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = drop_path
 
@@ -110,43 +132,71 @@ class ViT(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
+    def __init__(self, config: ViTConfig, drop_path: float | Sequence[float] = 0.0, *, dropout: float = 0.0) -> None:
+        """
+        Args:
+            drop_path: stochastic depth, the last block's rate, rising linearly from 0; or every block's own.
+            dropout: of tokens after the embedding, and in every block.
+        """
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, dropout
         self.patch_embed = PatchEmbed(config.patch_size, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(sincos_table(config.width, config.grid), requires_grad=False)
-        rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.pos_embed = nn.Parameter(sincos_table(config.width, config.grid), requires_grad=config.learned_positions)
+        last = max(config.depth - 1, 1)
+        rates = [drop_path * i / last for i in range(config.depth)] if isinstance(drop_path, int | float) else drop_path
+        norm = partial(nn.LayerNorm, eps=config.norm_eps)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio, rate, layer_scale=config.layer_scale) for rate in rates
+            Block(
+                config.width,
+                config.heads,
+                config.mlp_ratio,
+                rate,
+                layer_scale=config.layer_scale,
+                norm=norm,
+                head_width=config.head_width,
+                attention_scale=config.attention_scale,
+                qkv_bias=config.qkv_bias,
+                dropout=dropout,
+            )
+            for rate in rates
         )
-        self.norm = layer_norm(config.width) if config.final_norm else nn.Identity()
+        self.norm = norm(config.width) if config.final_norm else nn.Identity()
+        self.landmarks = LandmarkCNN(config.patches, config.image_size) if config.landmark_cnn else None
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std), persistent=False)
         initialise(self)
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, N, p*p*3) normalised pixels, (row, column, channel) order."""
+        if self.landmarks is not None:
+            pixels = self.normalised(images)
+            return sample_patches(pixels, self.landmarks(pixels) + RELEASED_SHIFT, self.config.patch_size)
         patches = patchify(images, self.config.patch_size).float()
         channels = patches.reshape(*patches.shape[:2], -1, 3) / 255.0
         return ((channels - self.pixel_mean) / self.pixel_std).reshape(patches.shape)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> the same as floats, with the pixel statistics taken out."""
+        return (images / 255.0 - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
 
     def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens before the first block: class token, then all patches or those that `keep` names.
 
         Args:
-            patches: (B, N, p*p*3) from `patches`.
+            patches: (B, N, p*p*3) from `patches`, or fewer: patch i has position i.
             keep: (B, M) indices of the visible patches.
 
         Returns:
             (B, 1 + M, D).
         """
-        positions = self.pos_embed[:, 1:].expand(patches.shape[0], -1, -1)
+        positions = self.pos_embed[:, 1 : 1 + patches.shape[1]].expand(patches.shape[0], -1, -1)
         if keep is not None:
             patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
             positions = positions.gather(1, keep.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
-        return torch.cat([cls, self.patch_embed(patches) + positions], dim=1)
+        tokens = torch.cat([cls, self.patch_embed(patches) + positions], dim=1)
+        return F.dropout(tokens, self.dropout, self.training)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 1 + N, D) tokens after the final norm, class token first."""

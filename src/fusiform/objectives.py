@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusiform.nn.ranks import mean_over_ranks, rank_and_size, sum_over_ranks
+from fusiform.nn.ranks import gather_over_ranks, mean_over_ranks, rank_and_size, sum_over_ranks
 
 
 def normalise_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
@@ -24,8 +26,7 @@ def normalise_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
 
 def masked_pixels(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over the hidden patches (MAE, section 3). Both (B, N - M, P); computed in float32 or wider."""
-    wide = prediction if prediction.dtype == torch.float64 else prediction.float()
-    return (wide - target).square().mean()
+    return (_wide(prediction) - target).square().mean()
 
 
 # --- UniGrad and top-k distillation (SiameseIM, CAMD) ---------------------------------------------------------------
@@ -70,7 +71,7 @@ def stepwise_weight(loss: Tensor, below: float, above: float) -> Tensor:
 
 def _rows(x: Tensor) -> Tensor:
     """(..., D) -> (n, D) in float32 or wider."""
-    return (x if x.dtype == torch.float64 else x.float()).reshape(-1, x.shape[-1])
+    return _wide(x).reshape(-1, x.shape[-1])
 
 
 # --- Feature distance and InfoNCE (MCF, after MoCo v3) --------------------------------------------------------------
@@ -193,8 +194,3 @@ def relations(prediction: Tensor, original: Tensor, regions: Tensor, count: int)
         theirs, _ = region_distances(_wide(original), regions, count)
         present = F.one_hot(regions, count).amax(1).sum(-1)
         return (2 * ((ours - theirs).abs() * both).sum(-1) / present.square()).mean()
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float32 or wider."""
-    return x if x.dtype == torch.float64 else x.float()

@@ -62,14 +62,15 @@ def radius_at(skull: F32, x: float, y: float, z: float) -> float:
 @njit(cache=True)
 def grow(
     root: F32, start: F32, length: F32, steps: int, gravity: float, wander: float, curl: float, curl_rate: float,
-    skull: F32, centre: F32, clearance: float, target: F32, pull: float, spare_face: float, seed: float,
+    skull: F32, centre: F32, clearance: float, target: F32, pull: float, spare_face: float, behind: float, seed: float,
 ) -> F32:  # fmt: skip
     """Paths (R, steps + 1, 3) of strands from `root` (R, 3) that set out along `start` (R, 3) and are `length` (R,)
     long.
 
     `gravity` bends per centimetre, `wander` is noise per centimetre, `curl` the radius and `curl_rate` the turns per
     centimetre of a helix. With `pull` the strands run to `target` (3,) along the skull instead. `spare_face` keeps
-    strands this far (centimetres) from the middle of the face.
+    strands this far (centimetres) from the middle of the face, and below the temples they are drawn back to depth
+    `behind`.
     """
     n = root.shape[0]
     path = np.empty((n, steps + 1, 3), np.float32)
@@ -100,6 +101,8 @@ def grow(
             side = 1.0 if start[k, 0] >= 0.0 else -1.0
             if spare_face > 0.0 and qz > -8.0 and qy < 6.8 and side * qx < spare_face:
                 qx += side * 0.7 * (spare_face - side * qx)
+            if qz > behind and qy < 4.5:
+                qz += 0.4 * (behind - qz)
             dx, dy, dz = qx - px, qy - py, qz - pz
             norm = math.sqrt(dx * dx + dy * dy + dz * dz) + 1e-6
             dx, dy, dz = dx / norm, dy / norm, dz / norm

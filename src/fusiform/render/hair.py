@@ -15,6 +15,10 @@ from fusiform.render.types import F32, F64, I32
 
 CENTRE = np.array([0.0, 1.5, -9.0], np.float32)
 """Middle of the skull."""
+FREE = 99.0
+"""No limit on how far forward hair may hang."""
+TUCKED, LOOSE = -9.5, -3.5
+"""Depth to which long hair is drawn back: behind the ears, or beside the cheeks."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +201,12 @@ def grow_hair(
     if style.comb == "tie":
         pull, size = 0.8, np.linalg.norm(tie - p, axis=1) * 1.12
     wide = (style.width * r.uniform(0.75, 1.25, style.strands)).astype(np.float32)
+    behind = (TUCKED if r.random() < 0.5 else LOOSE) if long > 8 and style.spare_face else FREE
     clearance = 0.25 if style.comb != "tie" else 0.18
     path = grow(
         p, start, size.astype(np.float32), style.steps, style.gravity, style.wander, style.curl, style.curl_rate,
         skull, CENTRE,
-        clearance, target, pull, style.spare_face if long > 8 else 0.0, seed,
+        clearance, target, pull, style.spare_face if long > 8 else 0.0, behind, seed,
     )  # fmt: skip
     out = [Growth(*ribbons(path, wide, CENTRE, 2.2), style.cover)]
     if style.knot == "tail":
@@ -211,7 +216,9 @@ def grow_hair(
             np.float32
         )
         lengths = (long * r.uniform(0.8, 1.1, count)).astype(np.float32)
-        tail = grow(base, away, lengths, 9, 0.22, 0.15, style.curl, 0.0, skull, CENTRE, 0.4, target, 0.0, 0.0, seed)
+        tail = grow(
+            base, away, lengths, 9, 0.22, 0.15, style.curl, 0.0, skull, CENTRE, 0.4, target, 0.0, 0.0, FREE, seed
+        )
         out.append(Growth(*ribbons(tail, np.full(count, 1.0, np.float32), CENTRE, 2.2), style.cover))
     if style.knot == "bun":
         count, size_of = 110, long
@@ -255,7 +262,8 @@ def grow_beard(
     size = np.where(upper, np.minimum(size, 1.1), size)
     skull = skull_radius(vertices[_skull_vertices(head)], CENTRE)
     path = grow(
-        p, start, size.astype(np.float32), 4, 0.12, 0.45, 0.0, 0.0, skull * 0.5, CENTRE, 0.0, CENTRE, 0.0, 0.0, seed,
+        p, start, size.astype(np.float32), 4, 0.12, 0.45, 0.0, 0.0, skull * 0.5, CENTRE, 0.0, CENTRE, 0.0, 0.0, FREE,
+        seed,
     )  # fmt: skip
     return [Growth(*ribbons(path, np.full(count, 0.55, np.float32), CENTRE, 4.0), 0.34)]
 

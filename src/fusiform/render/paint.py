@@ -190,7 +190,7 @@ def hair_colour(h: HairPaint, across: float, along: float, tone: float) -> tuple
     tip = 1.0 + h.tip * tone
     grey = h.grey * smoothstep(0.15, 0.6, noise3(across * 5.0, 0.0, h.seed + 11.0))
     r, g, b = h.red * f * tip, h.green * f * tip, h.blue * f * (1.0 + 0.6 * h.tip * tone)
-    return r + (0.40 - r) * grey, g + (0.39 - g) * grey, b + (0.38 - b) * grey
+    return r + (0.24 - r) * grey, g + (0.235 - g) * grey, b + (0.23 - b) * grey
 
 
 @njit(cache=True)

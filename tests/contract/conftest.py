@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fusiform import recipes
-from fusiform.config import Recipe, ViTConfig
+from fusiform.config import Recipe
 from fusiform.faces.shards import FaceSet, StoredFace, commit_chunk, finish_set
 from fusiform.measurement import EXACT_POINTS, Crop
 

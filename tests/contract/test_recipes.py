@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusiform.config import Recipe, from_json, to_json
+from fusiform.config import Recipe, ViewConfig, from_json, to_json
 from fusiform.encoder import Encoder
 from fusiform.engine import Interrupted, Training, pretrain
 from fusiform.errors import ConfigError, Diverged
@@ -124,6 +124,12 @@ def test_the_encoder_is_saved_with_what_is_needed_to_use_it(recipe, faces, tmp_p
         assert torch.equal(loaded.vit(images), encoder.vit(images))
     assert loaded.crop == faces.crop
     assert loaded.vit.config == recipe.vit
+
+
+def test_a_view_too_many_is_refused_before_training(recipe, faces):
+    more = replace(recipe, data=replace(recipe.data, more_views=(*recipe.data.more_views, ViewConfig())))
+    with pytest.raises(ConfigError, match="views of each face"):
+        training_of(more, faces)
 
 
 def test_a_recipe_survives_its_json(recipe):

@@ -14,7 +14,7 @@ import simplejpeg
 import torch
 
 from fusiform.batch import FaceBatch
-from fusiform.config import DataConfig
+from fusiform.config import Colour, DataConfig, ViewConfig
 from fusiform.errors import ConfigError, DataError
 from fusiform.faces.shards import FaceSet, StoredFace, commit_chunk, finish_set
 from fusiform.faces.stream import Stream, batches
@@ -74,6 +74,18 @@ def test_a_batch_has_the_shapes_it_promises(stream: Stream) -> None:
     assert batch.landmarks is not None
     assert batch.landmarks.shape == (6, 3, 5, 2)
     assert not torch.equal(batch.boxes[:, 0], batch.boxes[:, 1])
+
+
+def test_each_view_has_its_own_crop_and_colours(stream: Stream) -> None:
+    plain = ViewConfig(flip=0.0)  # the whole crop
+    coloured = replace(plain, colour=Colour(jitter=(0.4, 0.4, 0.2, 0.1), blur=0.5, solarise=0.5))
+    both = replace(stream, data=replace(stream.data, more_views=(plain, coloured)))
+    batch, without = both.batch(4), stream.batch(4)
+    assert torch.equal(batch.images[:, 0], without.images[:, 0])  # a further view shifts no draw of the first
+    assert torch.equal(batch.boxes[:, 0], without.boxes[:, 0])
+    assert torch.equal(batch.boxes[:, 1:], torch.tensor([0.0, 0, 1, 1]).expand(6, 2, 4))
+    assert (batch.images[:, 1] != batch.images[:, 2]).flatten(1).any(1).all()
+    assert torch.equal(batch.images, both.batch(4).images)
 
 
 def test_an_epoch_sees_each_face_at_most_once_and_epochs_differ(stream: Stream) -> None:

@@ -194,3 +194,50 @@ def relations(prediction: Tensor, original: Tensor, regions: Tensor, count: int)
         theirs, _ = region_distances(_wide(original), regions, count)
         present = F.one_hot(regions, count).amax(1).sum(-1)
         return (2 * ((ours - theirs).abs() * both).sum(-1) / present.square()).mean()
+
+
+# --- self-distillation and recognition (DINO, CosFace, LAFS) ---------------------------------------------------------
+
+
+def self_distillation(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of every view with every target that is not of the same view (DINO, Caron et al. 2021, equation 3):
+
+        L = mean over (a, v), v ≠ a, and faces of -sum_k q_a[k] log softmax(s_v / temperature)[k]
+
+    Args:
+        student: (V, B, K) logits.
+        targets: (A, B, K) probabilities, that of target a made from view a. No gradient flows into them.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        log_p = (_wide(student) / temperature).log_softmax(-1)
+        each = -torch.einsum("abk,vbk->av", targets.detach().to(log_p.dtype), log_p) / student.shape[1]
+        other = ~torch.eye(len(targets), len(student), dtype=torch.bool, device=student.device)
+        return each[other].mean()
+
+
+def centred_targets(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """softmax((t - centre) / temperature), (..., K): DINO's centred and sharpened targets."""
+    with torch.autocast(teacher.device.type, enabled=False):
+        return ((_wide(teacher) - centre) / temperature).softmax(-1).detach()
+
+
+def cosface(cosines: Tensor, labels: Tensor, scale: float = 64.0, margin: float = 0.4) -> Tensor:
+    """Logits scale * (cos - margin * y) of the large margin cosine loss (Wang et al., "CosFace", CVPR 2018, eq. 4).
+
+    Args:
+        cosines: (B, C) between embeddings and class weights.
+        labels: (B,) classes, or (B, C) shares of classes from mixed pictures; a share scales its margin (LAFS).
+    """
+    y = F.one_hot(labels, cosines.shape[1]) if labels.ndim == 1 else labels
+    return scale * (cosines - margin * y.to(cosines.dtype))
+
+
+def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over faces of -sum_c y_c log softmax(logits)_c; `labels` (B,) or (B, C), as in `cosface`."""
+    return F.cross_entropy(_wide(logits), labels if labels.ndim == 1 else labels.to(_wide(logits).dtype))
+
+
+def landmark_drift(ours: Tensor, frozen: Tensor, largest: float) -> Tensor:
+    """Mean squared distance of landmarks from those of the frozen landmark network, both (B, N, 2) in 0 to `largest`:
+    LAFS's regulariser of fine-tuning."""
+    return (ours / largest - frozen.detach() / largest).square().mean()

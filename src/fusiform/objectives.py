@@ -241,3 +241,8 @@ def landmark_drift(ours: Tensor, frozen: Tensor, largest: float) -> Tensor:
     """Mean squared distance of landmarks from those of the frozen landmark network, both (B, N, 2) in 0 to `largest`:
     LAFS's regulariser of fine-tuning."""
     return (ours / largest - frozen.detach() / largest).square().mean()
+
+
+def denormalise_patches(prediction: Tensor, patches: Tensor, eps: float = 1e-6) -> Tensor:
+    """The inverse of `normalise_patches`: a prediction with the mean and variance of the original `patches`."""
+    return _wide(prediction) * (patches.var(-1, keepdim=True) + eps).sqrt() + patches.mean(-1, keepdim=True)

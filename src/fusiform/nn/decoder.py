@@ -11,10 +11,10 @@ from fusiform.nn.vit import Block, initialise
 
 
 class PixelDecoder(nn.Module):
-    """Predicts the pixels of hidden patches from the tokens of visible ones.
+    """Predicts the pixels of hidden patches, or of all, from the tokens of visible ones.
 
     Tokens are kept in the order visible, then hidden: attention does not care, so gathering the position codes replaces
-    the usual un-shuffling of tokens, and the last block and the prediction are computed for hidden patches alone.
+    the usual un-shuffling of tokens, and the last block and the prediction are computed for the asked patches alone.
     """
 
     def __init__(
@@ -39,7 +39,17 @@ class PixelDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Mask) -> Tensor:
         """Class and visible tokens (B, 1 + M, D) -> predicted pixels of the hidden patches (B, N - M, p*p*3)."""
-        B, visible = tokens.shape[0], tokens.shape[1]
+        return self._decode(tokens, mask, answer_from=tokens.shape[1])
+
+    def whole(self, tokens: Tensor, mask: Mask) -> Tensor:
+        """Class and visible tokens (B, 1 + M, D) -> predicted pixels of all patches in their places (B, N, p*p*3)."""
+        pixels = self._decode(tokens, mask, answer_from=1)
+        place = torch.cat([mask.keep, mask.drop], dim=1).argsort(dim=1)
+        return pixels.gather(1, place.unsqueeze(-1).expand_as(pixels))
+
+    def _decode(self, tokens: Tensor, mask: Mask, answer_from: int) -> Tensor:
+        """Predicted pixels of the tokens from index `answer_from` on, in the order class, visible, hidden."""
+        B = tokens.shape[0]
         x = self.decoder_embed(tokens)
         positions = self.decoder_pos_embed.expand(B, -1, -1)
         order = torch.cat([mask.keep, mask.drop], dim=1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
@@ -48,5 +58,6 @@ class PixelDecoder(nn.Module):
         x = torch.cat([x, hidden], dim=1) + positions
         last = len(self.decoder_blocks) - 1
         for i, block in enumerate(self.decoder_blocks):
-            x = block(x, queries_from=visible if i == last else 0)
-        return self.decoder_pred(self.decoder_norm(x))
+            x = block(x, queries_from=answer_from if i == last else 0)
+        pixels: Tensor = self.decoder_pred(self.decoder_norm(x))
+        return pixels

@@ -1,0 +1,149 @@
+"""MCF's checkpoints.
+
+A release is `{"model": state dict, "optimizer", "epoch", "scaler", "args"}`; this file is about the state dict, which
+holds two encoders: `online_encoder`, which was trained, and `target_encoder`, its momentum copy, which is what others
+evaluate as MCF. Positions are stored and kept as stored (column first, as in MAE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from fusiform.config import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
+from fusiform.errors import WeightsError, did_you_mean
+from fusiform.nn.vit import ViT
+
+Branch = Literal["teacher", "student"]
+
+BRANCHES: dict[Branch, str] = {"teacher": "target_encoder", "student": "online_encoder"}
+
+PLACES: dict[str, str] = {
+    "online_encoder.fc": "projector",
+    "online_encoder": "encoder",
+    "target_encoder.fc": "teacher_projector.module",
+    "target_encoder": "teacher.module",
+    "predictor": "predictor",
+    "mask_token": "decoder.mask_token",
+    "decoder_pos_embed": "decoder.decoder_pos_embed",
+    "decoder_embed": "decoder.decoder_embed",
+    "decoder_blocks": "decoder.decoder_blocks",
+    "decoder_norm": "decoder.decoder_norm",
+    "decoder_pred": "decoder.decoder_pred",
+}
+"""Where an entry goes, by how its name begins; the first that fits."""
+
+FROZEN = "perceptual_loss.model"
+"""The frozen encoder, which the release stores in every checkpoint. Left out of the method's state: it never trains."""
+
+LEFT_OUT = ("head.weight", "head.bias")
+"""Of the frozen encoder: a classifier that was never trained."""
+
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+"""Attention heads by width: a checkpoint does not say."""
+
+
+def method_state(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of `fusiform.methods.mcf.MCF` from a released one, without the frozen encoder, to load strictly.
+
+    Raises:
+        WeightsError: an entry that no release has.
+    """
+    state = {}
+    for name, value in released.items():
+        if name.startswith(FROZEN + "."):
+            continue
+        place = next((theirs for theirs in PLACES if name == theirs or name.startswith(theirs + ".")), None)
+        if place is None:
+            raise WeightsError(
+                f"'{name}' is in no MCF checkpoint",
+                expected=f"entries that begin with {', '.join((*PLACES, FROZEN))}",
+                do=did_you_mean(name.split(".")[0], (*PLACES, FROZEN)),
+            )
+        state[PLACES[place] + name.removeprefix(place)] = value
+    return state
+
+
+def encoder_state(released: Mapping[str, Tensor], branch: Branch = "teacher") -> dict[str, Tensor]:
+    """The state dict of a `ViT`: the momentum copy, or the trained encoder. Projectors (`fc`) are left out.
+
+    Raises:
+        WeightsError: an entry that no release has, or no such encoder in it.
+    """
+    prefix = {"teacher": "teacher.module.", "student": "encoder."}[branch]
+    state = {name.removeprefix(prefix): v for name, v in method_state(released).items() if name.startswith(prefix)}
+    return _whole(state, BRANCHES[branch])
+
+
+def frozen_state(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the `ViT` whose features the release compares pictures in.
+
+    Raises:
+        WeightsError: it is not in the checkpoint.
+    """
+    prefix = FROZEN + "."
+    own = {name.removeprefix(prefix): v for name, v in released.items() if name.startswith(prefix)}
+    return _whole({name: v for name, v in own.items() if name not in LEFT_OUT}, FROZEN)
+
+
+def vit_config(state: Mapping[str, Tensor], *, heads: int | None = None) -> ViTConfig:
+    """The shape of an encoder in a release, from the state dict that `encoder_state` or `frozen_state` gives.
+
+    Args:
+        heads: attention heads; None: those of the published sizes.
+
+    Raises:
+        WeightsError: a width of no published size without `heads`.
+    """
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    if heads is None and width not in HEADS:
+        raise WeightsError(f"Width {width} is that of no published size", do="say the number of attention heads")
+    return ViTConfig(
+        image_size=round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch,
+        patch_size=patch,
+        width=width,
+        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        heads=heads or HEADS[width],
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        pixel_mean=IMAGENET_MEAN,
+        pixel_std=IMAGENET_STD,
+    )
+
+
+def load_encoder(released: Mapping[str, Tensor], branch: Branch = "teacher", *, heads: int | None = None) -> ViT:
+    """An encoder of the release, loaded strictly.
+
+    Raises:
+        WeightsError: entries are unknown, missing or of another shape.
+    """
+    return _loaded(encoder_state(released, branch), heads)
+
+
+def load_frozen(released: Mapping[str, Tensor], *, heads: int | None = None) -> ViT:
+    """The frozen encoder of the release, loaded strictly.
+
+    Raises:
+        WeightsError: it is not there, or entries are missing or of another shape.
+    """
+    return _loaded(frozen_state(released), heads)
+
+
+def _loaded(state: dict[str, Tensor], heads: int | None) -> ViT:
+    vit = ViT(vit_config(state, heads=heads))
+    try:
+        vit.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
+    return vit.eval()
+
+
+def _whole(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    needed = {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
+    if missing := needed - state.keys():
+        raise WeightsError(
+            f"The checkpoint has no whole '{name}': {', '.join(sorted(missing))} missing",
+            expected="the `model` entry of an MCF pre-training checkpoint",
+        )
+    return state

@@ -1,0 +1,299 @@
+"""MCF's losses, gradients, step, teacher and two ranks against numbers computed from the authors' code.
+
+Sizes and flags come from each file's own `config_json`. `tests/golden` has a compact extract; FUSIFORM_FIXTURES names a
+folder with the full set (or any other of the same format).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from fusiform.clock import Cosine
+from fusiform.config import ViTConfig
+from fusiform.methods.mcf import MCF, Weighting
+from fusiform.nn.decoder import PixelDecoder
+from fusiform.nn.features import FrozenFeatures
+from fusiform.nn.masking import Mask, RandomMasker
+from fusiform.nn.mlp_heads import BatchNormMlp
+from fusiform.nn.patches import patchify, unpatchify
+from fusiform.nn.positions import sincos_table
+from fusiform.nn.vit import ViT
+from fusiform.objectives import feature_distance
+from fusiform.optim import adamw, clip_and_norm
+from fusiform.weights.mcf import frozen_state, method_state
+
+VALUES, GRADIENTS = 2e-5, 1e-4
+LENDER = "mcf_tiny"
+"""The case whose frozen encoder those use that store none."""
+
+
+def load(folder: Path, name: str) -> dict[str, np.ndarray]:
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"no {path.name} in {folder}")
+    with np.load(path, allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+def under(stored: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in stored.items() if k.startswith(prefix)}
+
+
+def relative(ours: Tensor | float, theirs: Tensor | np.ndarray) -> float:
+    stored = torch.as_tensor(theirs).double()
+    return float((torch.as_tensor(ours).detach().double() - stored).norm() / stored.norm().clamp_min(1e-30))
+
+
+def vit_of(about: dict[str, Any], mlp_ratio: float) -> ViT:
+    shape = {"image_size": about["img"], "patch_size": about["patch"], "width": about["dim"]}
+    return ViT(ViTConfig(**shape, depth=about["depth"], heads=about["heads"], mlp_ratio=mlp_ratio))
+
+
+def frozen(config: dict[str, Any], weights: dict[str, Tensor]) -> FrozenFeatures:
+    about = config["teacher"]
+    vit = vit_of(about, about.get("mlp_ratio", 4))
+    vit.load_state_dict(frozen_state(weights), strict=True)
+    statistics = {"pixel_mean": vit.config.pixel_mean, "pixel_std": vit.config.pixel_std}
+    return FrozenFeatures(vit, about["layers"], interpolation=about["interpolate"], **statistics)
+
+
+def build(config: dict[str, Any], weights: dict[str, Tensor], lent: dict[str, Tensor]) -> MCF:
+    encoder = vit_of(config, config["mlp_ratio"])
+    heads = {"hidden": config["proj_hidden"], "out": config["proj_out"]}
+    features = frozen(config, lent)
+    decoder = PixelDecoder(
+        encoder_width=config["dim"],
+        grid=encoder.config.grid,
+        patch_size=config["patch"],
+        width=config["decoder_dim"],
+        depth=config["decoder_depth"],
+        heads=config["decoder_heads"],
+        mlp_ratio=config["mlp_ratio"],
+    )
+    method = MCF(
+        encoder,
+        BatchNormMlp(config["dim"], **heads, final_norm=True),
+        BatchNormMlp(config["proj_out"], **heads, final_norm=False),
+        decoder,
+        features,
+        RandomMasker(config["mask_ratio"]),
+        momentum=Cosine(peak=config["ema_m"], end=config["ema_m"]),
+        weighting=Weighting(
+            features=config["sslp_weight"] / tokens_of(features),
+            along="tokens",
+            temperature=config["temperature"],
+        ),
+        follow_each="forward",
+    )
+    if weights:
+        method.load_state_dict(method_state(weights), strict=True)
+    return method.train()
+
+
+def tokens_of(features: FrozenFeatures) -> int:
+    """The release's mean is over the tokens too; ours is the sum over them."""
+    return 1 + features.vit.config.patches
+
+
+def case(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any], MCF]:
+    stored = load(folder, name)
+    config = json.loads(str(stored["config_json"]))
+    weights = under(stored, "sd/")
+    has_frozen = any(key.startswith("perceptual_loss.") for key in weights)
+    lent = weights if has_frozen else under(load(folder, LENDER), "sd/")
+    return stored, config, build(config, weights, lent)
+
+
+def mask_of(stored: dict[str, np.ndarray], config: dict[str, Any], key: str) -> Mask:
+    order = torch.from_numpy(stored[key])
+    visible = int(order.shape[1] * (1 - config["mask_ratio"]))
+    return Mask(keep=order[:, :visible], drop=order[:, visible:])
+
+
+def inputs(stored: dict[str, np.ndarray], config: dict[str, Any], rank: str = "") -> tuple[Tensor, Tensor, Mask, Mask]:
+    face = patchify(torch.from_numpy(stored[f"in/{rank}imgs"]), config["patch"])
+    masks = [mask_of(stored, config, f"mid/{rank}{who}_ids_shuffle") for who in ("online", "target")]
+    return face, face, masks[0], masks[1]
+
+
+def theirs_to_ours(names: Iterable[str]) -> dict[str, str]:
+    """The authors' names -> ours, without the frozen encoder's."""
+    pairs = {name: next(iter(method_state({name: torch.zeros(())})), "") for name in names}
+    return {theirs: ours for theirs, ours in pairs.items() if ours}
+
+
+CASES = ["mcf_tiny", "mcf_init"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_gradients_and_step(name: str, fixtures_dir: Path) -> None:
+    stored, config, method = case(fixtures_dir, name)
+    method.follow(config["ema_m"])
+    losses = method.losses(*inputs(stored, config))
+    losses.total.backward()
+
+    assert relative(losses.parts["features"] / tokens_of(method.features), stored["loss/sslp"]) < VALUES
+    assert relative(losses.parts["contrast"], stored["loss/contrastive"]) < VALUES
+    assert relative(losses.total, stored["loss/total"]) < VALUES
+
+    trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
+    norms = under(stored, "gradnorm/")
+    names = theirs_to_ours(norms)
+    assert set(names.values()) == set(trained)
+    if "frozen" in stored:
+        assert not set(theirs_to_ours(stored["frozen"].tolist()).values()) & set(trained)
+    for theirs, ours in names.items():
+        gradient = trained[ours].grad
+        assert gradient is not None, ours
+        assert relative(gradient.norm(), norms[theirs]) < GRADIENTS, theirs
+        if f"grad/{theirs}" in stored:
+            assert relative(gradient, stored[f"grad/{theirs}"]) < GRADIENTS, theirs
+
+    now = method.state_dict()
+    for theirs, ours in theirs_to_ours(under(stored, "sd_after_changed/")).items():
+        after = torch.from_numpy(stored[f"sd_after_changed/{theirs}"])
+        if theirs.endswith("running_mean"):  # of values that are centred already, it is rounding noise: see its spread
+            spread = now[ours.replace("running_mean", "running_var")].sqrt().norm()
+            assert (now[ours] - after).norm() < VALUES * spread, theirs
+        else:
+            assert relative(now[ours], after) < VALUES, theirs
+
+    step = {k: float(v) for k, v in under(stored, "step/").items()}
+    optimizer = adamw(trained.items(), step["lr"], step["weight_decay"], (step["beta1"], step["beta2"]))
+    if "gradnorm_total" in stored:
+        assert relative(clip_and_norm(trained.values(), None), stored["gradnorm_total"]) < GRADIENTS
+    optimizer.step()
+    for theirs, ours in theirs_to_ours(under(stored, "sd_after_adamw_step/")).items():
+        gradient = trained[ours].grad
+        assert gradient is not None
+        clear = gradient.abs() > 1e-4  # the first step moves a weight by the learning rate, whatever its gradient
+        after = torch.from_numpy(stored[f"sd_after_adamw_step/{theirs}"])
+        assert relative(trained[ours].detach()[clear], after[clear]) < VALUES, theirs
+
+
+def test_cases_that_another_folder_holds_besides(fixtures_dir: Path) -> None:
+    others = {path.stem for path in fixtures_dir.glob("mcf_*.npz")} - set(CASES)
+    for name in sorted(others):
+        if "in/imgs" in load(fixtures_dir, name):
+            test_losses_gradients_and_step(name, fixtures_dir)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_happens_on_the_way(name: str, fixtures_dir: Path) -> None:
+    stored, config, method = case(fixtures_dir, name)
+    method.follow(config["ema_m"])
+    face, other, mask, other_mask = inputs(stored, config)
+    with torch.no_grad():
+        tokens = method.encoder.encode(face, mask.keep)
+        picture = method.decoder.whole(tokens, mask)
+        q, k = method.query(tokens), method.key(other, other_mask)
+        real, seen = method.see_real(face), method.see(picture)
+    close = {"online_latent": tokens, "pred_patches": picture, "q": q, "k": k}
+    if "mid/pred_image" in stored:
+        close["pred_image"] = unpatchify(picture, config["patch"])
+    for i in range(len(real)):
+        close |= {f"teacher_real_feat{i}": real[i], f"teacher_pred_feat{i}": seen[i]}
+    compared = [key for key in close if f"mid/{key}" in stored]
+    for key in compared:
+        assert relative(close[key], stored[f"mid/{key}"]) < VALUES, key
+    assert "q" in compared
+    assert "pred_patches" in compared
+
+    tokens_count = tokens_of(method.features)
+    layers = [feature_distance([s], [r], "tokens").item() / tokens_count for s, r in zip(seen, real, strict=True)]
+    assert relative(torch.tensor(layers), stored["mid/sslp_per_layer"]) < VALUES
+    other_axis = feature_distance(seen, real, "channels") / config["teacher"]["dim"]
+    assert relative(other_axis, stored["mid/sslp_if_channel_normalised"]) < VALUES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_masks_are_the_authors(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
+    config = json.loads(str(stored["config_json"]))
+    order = torch.from_numpy(stored["mid/online_ids_shuffle"])
+    noise = torch.empty(order.shape).scatter(1, order, torch.arange(order.shape[1]).expand_as(order).float())
+    mask = RandomMasker(config["mask_ratio"]).from_noise(noise)
+    assert torch.equal(torch.cat([mask.keep, mask.drop], dim=1), order)
+    assert mask.keep.shape == mask_of(stored, config, "mid/online_ids_shuffle").keep.shape
+
+
+def test_position_tables_in_both_orders(fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, "mcf_posembed")
+    width, grid = int(stored["dim"]), int(stored["grid"])
+    assert relative(sincos_table(width, grid)[0], stored["mae_order_x_first"]) < 1e-6
+    table = sincos_table(width, grid, width_axis_first=False)[0]
+    assert relative(table, stored["siameseim_order_y_first"]) < 1e-6
+
+
+def on_one_of_two_ranks(rank: int, meeting: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    stored, config, method = case(folder, "mcf_dist2")
+    method.follow(config["ema_m"])
+    losses = method.losses(*inputs(stored, config, f"rank{rank}_"))
+    losses.total.backward()
+    sslp = losses.parts["features"] / tokens_of(method.features)
+    assert relative(sslp, stored[f"mid/rank{rank}_loss_sslp"]) < VALUES
+    assert relative(losses.parts["contrast"], stored[f"mid/rank{rank}_loss_contrastive"]) < VALUES
+    assert relative(losses.total, stored[f"loss/rank{rank}_total"]) < VALUES
+    parameters = dict(method.named_parameters())
+    norms = under(stored, "gradnorm_ddp_mean/")
+    for theirs, ours in theirs_to_ours(norms).items():
+        gradient = parameters[ours].grad
+        assert gradient is not None
+        dist.all_reduce(gradient)
+        gradient /= 2
+        assert relative(gradient.norm(), norms[theirs]) < GRADIENTS, theirs
+        if f"grad_ddp_mean/{theirs}" in stored:
+            assert relative(gradient, stored[f"grad_ddp_mean/{theirs}"]) < GRADIENTS, theirs
+    dist.destroy_process_group()
+
+
+def test_two_ranks(fixtures_dir: Path, tmp_path: Path) -> None:
+    for needed in ("mcf_dist2", LENDER):
+        load(fixtures_dir, needed)
+    spawn(on_one_of_two_ranks, args=(f"file://{tmp_path / 'meeting'}", fixtures_dir), nprocs=2)
+
+
+def test_initialisation_has_the_authors_moments(fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, "mcf_init")
+    config = json.loads(str(stored["config_json"]))
+    theirs = under(stored, "sd/")
+    torch.manual_seed(0)
+    fresh = dict(build(config, {}, under(load(fixtures_dir, LENDER), "sd/")).state_dict())
+    compared = 0
+    for name, ours in theirs_to_ours(theirs).items():
+        a, b = fresh[ours].double(), theirs[name].double()
+        if ours.endswith("pos_embed"):
+            assert relative(a, b) < 1e-6, name
+        elif b.numel() > 1 and b.std() == 0:
+            assert torch.equal(a, b), name
+        elif b.numel() >= 1000:
+            assert float(a.std() / b.std()) == pytest.approx(1, rel=0.1), name
+            compared += 1
+    assert compared > 20
+    for name, value in fresh.items():
+        if name.startswith("teacher"):
+            student = name.replace("teacher_projector.module", "projector").replace("teacher.module", "encoder")
+            assert torch.equal(value, fresh[student]), name
+
+
+def test_the_axis_and_the_weight_matter(fixtures_dir: Path) -> None:
+    stored, config, method = case(fixtures_dir, CASES[0])
+    method.follow(config["ema_m"])
+    released = method.losses(*inputs(stored, config))
+    method.weighting = replace(method.weighting, along="channels")
+    other = method.losses(*inputs(stored, config))
+    assert abs(other.parts["features"] - released.parts["features"]) > 0.02 * released.parts["features"]
+    assert other.parts["contrast"] == released.parts["contrast"]

@@ -26,6 +26,8 @@ class FaceBatch:
     """(B, V) bool: whether the view is mirrored."""
     landmarks: Tensor | None = None
     """(B, V, K, 2) float32 in pixels of the view, where the set has points."""
+    template: str = ""
+    """Family of the crop template that the set's faces were aligned to, which says where their parts lie."""
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -51,4 +53,5 @@ class FaceBatch:
             boxes=self.boxes[start:stop],
             flipped=self.flipped[start:stop],
             landmarks=None if self.landmarks is None else self.landmarks[start:stop],
+            template=self.template,
         )

@@ -114,7 +114,11 @@ class Training:
         )
         self.trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
         self.optimizer = adamw(
-            self.trained.items(), lr=optim.peak_lr, weight_decay=optim.weight_decay, betas=optim.betas
+            self.trained.items(),
+            lr=optim.peak_lr,
+            weight_decay=optim.weight_decay,
+            betas=optim.betas,
+            no_decay=method.no_decay,
         )
         self.averaged = Teacher(method.encoder) if optim.ema is not None else None
         self.last_good: Path | None = None
@@ -206,6 +210,7 @@ class Training:
         vit: Any = self.method.encoder if self.averaged is None else self.averaged.module
         card = {
             "recipe": self.recipe.name,
+            "about": self.recipe.about,
             "identity": self.recipe.identity,
             "seed": self.recipe.optim.seed,
             "steps": self.total_steps,

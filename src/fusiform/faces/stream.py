@@ -141,6 +141,7 @@ class Stream:
             boxes=torch.from_numpy(boxes),
             flipped=torch.from_numpy(flipped),
             landmarks=_stacked(points, share, len(views)).float() if self.landmarks else None,
+            template=self.faces.crop.template,
         )
 
     def in_memory(self, at_most: int = IN_MEMORY) -> Stream:

@@ -33,6 +33,9 @@ class Method(nn.Module, abc.ABC):
     views: int = 1
     """How many views of each face it takes (`data.more_views` describes those after the first)."""
 
+    no_decay: tuple[str, ...] = ()
+    """Last parts of names of parameters that are not decayed, besides biases, norms and those of one dimension."""
+
     @abc.abstractmethod
     def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
         """The loss of one (micro-)batch."""

@@ -16,6 +16,8 @@ TABLE: dict[str, str] = {
     "camd": "fusiform.recipes.camd:PLAIN",
     "camd-as-released": "fusiform.recipes.camd:AS_RELEASED",
     "camd-quick": "fusiform.recipes.camd:QUICK",
+    "paco-fr": "fusiform.recipes.paco_fr:PACO_FR",
+    "paco-fr-quick": "fusiform.recipes.paco_fr:QUICK",
     "demo": "fusiform.recipes.mae_face:DEMO",
 }
 """Name -> `module:NAME`. Imported when asked for, so that `--help` stays quick."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from fusiform.errors import ConfigError, DataError
 from fusiform.faces import align
 from fusiform.faces.faceset import FaceSet
 from fusiform.faces.schemes import to_five
+from fusiform.faces.shards import committed_chunks
 from fusiform.ledger import read_ledger
 from fusiform.render import load_geometry, preset, render_set, sets
 from fusiform.render.dials import People
@@ -167,3 +172,26 @@ def test_impostors_that_look_alike_are_nearer_than_random_ones() -> None:
 
     assert apart("alike") < 0.5 * apart("random")
     assert pairs == pair_list(0, range(60), 60, 600, People(), 8)
+
+
+def test_killed_and_typed_again_it_makes_the_same_set(tmp_path: Path) -> None:
+    def command(out: Path) -> list[str]:
+        call = f"render_set(Path({str(out)!r}), 40, seed=3, preset='tasks', size=16, workers=1)"
+        return [
+            sys.executable,
+            "-c",
+            f"from pathlib import Path\nfrom fusiform.render import render_set, sets\nsets.CHUNK = 4\n{call}",
+        ]
+
+    killed = subprocess.Popen(command(tmp_path / "killed"), stderr=subprocess.DEVNULL)
+    waited = time.monotonic()
+    while len(committed_chunks(tmp_path / "killed")) < 2 and killed.poll() is None:
+        assert time.monotonic() - waited < 120
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "set.json").exists()
+    again = render_set(tmp_path / "killed", 40, seed=3, preset="tasks", size=16, workers=1)
+    whole = render_set(tmp_path / "whole", 40, seed=3, preset="tasks", size=16, workers=1)
+    assert again.digest == whole.digest
+    assert again.verify() == []

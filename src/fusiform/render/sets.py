@@ -166,6 +166,7 @@ def _run(out: Path, plan: Plan, missing: list[int], workers: int) -> Iterator[in
         for chunk in missing:
             yield make_chunk(out, plan, chunk)
         return
+    _stored(plan, missing[0] * plan.chunk)  # compiles the kernels once, before every worker would
     todo = iter(missing)
     with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn"), initializer=_alone) as pool:
         running: set[Future[int]] = set()

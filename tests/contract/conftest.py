@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fusiform import recipes
-from fusiform.config import Recipe
+from fusiform.config import Recipe, ViTConfig
+from fusiform.encoder import Encoder
 from fusiform.faces.shards import FaceSet, StoredFace, commit_chunk, finish_set
 from fusiform.measurement import EXACT_POINTS, Crop
 
@@ -42,20 +43,40 @@ def faces(tmp_path_factory) -> FaceSet:
     return finish_set(Path(folder), name="blobs", crop=crop, made_by="tests", created="2026-01-01")
 
 
-def shrunk(recipe: Recipe) -> Recipe:
+SHAPE = {"image_size": 32, "patch_size": 8, "width": 48, "depth": 2, "heads": 3}
+
+
+@pytest.fixture(scope="session")
+def other_encoder(tmp_path_factory) -> Path:
+    """A finished encoder on the disk, for methods that need one besides their own."""
+    crop = Crop(template="loose", size=SIDE, detector=EXACT_POINTS)
+    return Encoder.untrained(ViTConfig(**SHAPE), crop, seed=7).save(tmp_path_factory.mktemp("other") / "encoder")
+
+
+def shrunk(recipe: Recipe, other_encoder: Path) -> Recipe:
     """The recipe at a size that trains in seconds: same method, same kinds of settings."""
     method = recipe.method
     small = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "distill_layers": (0, 1)}
+    small |= {"projector_hidden": 64, "projector_width": 32, "feature_layers": (0, 1)}
+    small |= {"feature_encoder": str(other_encoder)}
     fitting = {name: value for name, value in small.items() if hasattr(method, name)}
     return replace(
         recipe,
         method=replace(method, **fitting),
-        vit=replace(recipe.vit, image_size=32, patch_size=8, width=48, depth=2, heads=3),
+        vit=replace(recipe.vit, **SHAPE),
         optim=replace(recipe.optim, epochs=10, warmup_epochs=1, faces_per_step=16, lr_per_256=2e-2),
-        loop=replace(recipe.loop, threads=1, checkpoint_every=7, log_every=1, workers=0, precision="fp32"),
+        loop=replace(
+            recipe.loop,
+            faces_per_micro_batch=recipe.loop.faces_per_micro_batch and 8,
+            threads=1,
+            checkpoint_every=7,
+            log_every=1,
+            workers=0,
+            precision="fp32",
+        ),
     )
 
 
 @pytest.fixture(params=sorted(recipes.TABLE))
-def recipe(request) -> Recipe:
-    return shrunk(recipes.find(request.param))
+def recipe(request, other_encoder) -> Recipe:
+    return shrunk(recipes.find(request.param), other_encoder)

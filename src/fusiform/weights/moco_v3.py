@@ -1,0 +1,107 @@
+"""MoCo v3's ViTs, whose features MCF compares pictures in.
+
+A release (`vit-b-300ep.pth.tar` and others, CC-BY-NC 4.0) is `{"epoch", "arch", "state_dict", "optimizer", "scaler"}`;
+entries of the state dict begin with `module.base_encoder.`, which was trained, `module.momentum_encoder.`, its momentum
+copy, or `module.predictor.`. Positions are fixed, stored, and kept as stored: row first.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fusiform.config import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
+from fusiform.errors import WeightsError
+from fusiform.nn.vit import ViT
+
+Branch = Literal["student", "teacher"]
+
+BRANCHES: dict[Branch, str] = {"student": "module.base_encoder.", "teacher": "module.momentum_encoder."}
+
+LEFT_OUT = ("head",)
+"""Of either encoder: its projector."""
+
+HEADS = {384: 12, 768: 12}
+"""Attention heads by width: a checkpoint does not say. MoCo v3's small ViT has 12, where others have 6."""
+
+
+def read(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a released file, without executing anything that the file may contain.
+
+    Raises:
+        WeightsError: it cannot be read, holds more than tensors and numbers, or is of another kind.
+    """
+    try:
+        whole = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0] if str(error) else error!r}",
+            expected="a file of MoCo v3, such as vit-b-300ep.pth.tar",
+            do="download it again, or name the folder of an encoder",
+        ) from error
+    state = whole.get("state_dict") if isinstance(whole, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} has no 'state_dict' of tensors", expected="a file of MoCo v3")
+    return state
+
+
+def encoder_state(released: Mapping[str, Tensor], branch: Branch = "student") -> dict[str, Tensor]:
+    """The state dict of a `ViT`, from that of a release, without the projector (`head`).
+
+    Raises:
+        WeightsError: no such ViT in it.
+    """
+    prefix = BRANCHES[branch]
+    own = {name.removeprefix(prefix): v for name, v in released.items() if name.startswith(prefix)}
+    state = {name: v for name, v in own.items() if name.split(".")[0] not in LEFT_OUT}
+    needed = {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
+    if missing := needed - state.keys():
+        raise WeightsError(
+            f"The checkpoint has no ViT of MoCo v3 under '{prefix}': {', '.join(sorted(missing))} missing",
+            expected="a pre-training checkpoint of vit_small or vit_base (not of vit_conv, no linear probe)",
+        )
+    return state
+
+
+def vit_config(state: Mapping[str, Tensor], *, heads: int | None = None) -> ViTConfig:
+    """The shape of the encoder whose state dict `encoder_state` gives.
+
+    Args:
+        heads: attention heads; None: those of the published sizes.
+
+    Raises:
+        WeightsError: a width of no published size without `heads`.
+    """
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    if heads is None and width not in HEADS:
+        raise WeightsError(f"Width {width} is that of no published size", do="say the number of attention heads")
+    return ViTConfig(
+        image_size=round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch,
+        patch_size=patch,
+        width=width,
+        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        heads=heads or HEADS[width],
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        pixel_mean=IMAGENET_MEAN,
+        pixel_std=IMAGENET_STD,
+    )
+
+
+def load_encoder(released: Mapping[str, Tensor], branch: Branch = "student", *, heads: int | None = None) -> ViT:
+    """An encoder of the release, loaded strictly.
+
+    Raises:
+        WeightsError: entries are unknown, missing or of another shape.
+    """
+    state = encoder_state(released, branch)
+    vit = ViT(vit_config(state, heads=heads))
+    try:
+        vit.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
+    return vit.eval()

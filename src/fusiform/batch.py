@@ -26,6 +26,8 @@ class FaceBatch:
     """(B, V) bool: whether the view is mirrored."""
     landmarks: Tensor | None = None
     """(B, V, K, 2) float32 in pixels of the view, where the set has points."""
+    clean: Tensor | None = None
+    """(B, V, 3, H, W) uint8: the same views before their colours were changed, where the recipe keeps them."""
     template: str = ""
     """Family of the crop template that the set's faces were aligned to, which says where their parts lie."""
 
@@ -43,6 +45,7 @@ class FaceBatch:
             boxes=self.boxes.to(device, non_blocking=True),
             flipped=self.flipped.to(device, non_blocking=True),
             landmarks=move(self.landmarks),
+            clean=move(self.clean),
         )
 
     def rows(self, start: int, stop: int) -> FaceBatch:
@@ -53,5 +56,6 @@ class FaceBatch:
             boxes=self.boxes[start:stop],
             flipped=self.flipped[start:stop],
             landmarks=None if self.landmarks is None else self.landmarks[start:stop],
+            clean=None if self.clean is None else self.clean[start:stop],
             template=self.template,
         )

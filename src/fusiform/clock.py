@@ -60,19 +60,24 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """Linear warm-up to `peak`, then half a cosine down to `end`, step by step (MAE's and DINO's schedule).
+    """Linear warm-up to `peak`, then half a cosine down to `end`, step by step (MAE's and DINO's schedules).
 
-    `warmup` is the share of the run spent warming up; at step 0 the value is `start`, not the first increment.
+    `warmup` is the share of the run spent warming up; at step 0 the value is `start`, not the first increment. With
+    `warmup_to_peak` its last step has the value `peak` already, as in DINO; otherwise the step after it, as in MAE.
     """
 
     peak: float
     end: float = 0.0
     start: float = 0.0
     warmup: float = 0.0
+    warmup_to_peak: bool = False
 
     def __call__(self, clock: Clock) -> float:
         if clock.progress < self.warmup:
-            return self.start + (self.peak - self.start) * clock.progress / self.warmup
+            along = clock.progress / self.warmup
+            if self.warmup_to_peak:
+                along = clock.step / max(round(self.warmup * clock.total_steps) - 1, 1)
+            return self.start + (self.peak - self.start) * along
         along = (clock.progress - self.warmup) / max(1.0 - self.warmup, 1e-12)
         return self.end + (self.peak - self.end) * 0.5 * (1.0 + math.cos(math.pi * along))
 

@@ -145,6 +145,10 @@ class DataConfig:
     """Changes of its colours."""
     more_views: tuple[ViewConfig, ...] = ()
     """Further views of each face, for methods that compare several; the first one is described above."""
+    landmarks: bool = False
+    """Whether batches carry the faces' points, moved into each view; the set must have them."""
+    keep_clean: bool = False
+    """Whether batches also carry each view as it was before its colours were changed."""
     split: str = "train"
     """Split of the set to train on; "all" takes every face."""
 
@@ -170,10 +174,14 @@ class OptimConfig:
     """Learning rate at the end of the cosine, for 256 faces per step."""
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices; biases, norms and one-dimensional parameters are not decayed."""
+    end_weight_decay: float | None = None
+    """Weight decay at the end, reached along half a cosine; None: the same throughout."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's momenta."""
     clip: float | None = None
     """Largest global gradient norm; None does not clip."""
+    clip_each: float | None = None
+    """Largest gradient norm of each parameter tensor by itself; None does not clip."""
     ema: float | None = None
     """Momentum of an exponential moving average of the encoder, kept beside it; None keeps none."""
     seed: int = 0

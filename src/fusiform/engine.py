@@ -20,7 +20,15 @@ from fusiform.faces.shards import FaceSet
 from fusiform.faces.stream import Stream, batches
 from fusiform.methods.method import Losses, Method
 from fusiform.nn.teacher import Teacher
-from fusiform.optim import adamw, clip_and_norm, load_optimizer_tensors, optimizer_tensors, set_lr
+from fusiform.optim import (
+    adamw,
+    clip_and_norm,
+    clip_each,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_lr,
+    set_weight_decay,
+)
 from fusiform.run import Run
 from fusiform.world import World
 
@@ -57,6 +65,7 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
             data=recipe.data,
             image_size=recipe.vit.image_size,
             seed=recipe.optim.seed,
+            landmarks=recipe.data.landmarks,
             faces_per_step=recipe.optim.faces_per_step,
             rank=world.rank,
             world_size=world.world_size,
@@ -112,6 +121,8 @@ class Training:
         self.lr = Cosine(
             peak=optim.peak_lr, end=optim.end_lr_per_256 * share, warmup=optim.warmup_epochs / optim.epochs
         )
+        decay, end = optim.weight_decay, optim.end_weight_decay
+        self.weight_decay = Cosine(peak=decay, end=decay if end is None else end)
         self.trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
         self.optimizer = adamw(
             self.trained.items(),
@@ -136,10 +147,13 @@ class Training:
         torch.manual_seed(clock.stream("torch"))
         self.method.train()
         set_lr(self.optimizer, self.lr(clock))
+        set_weight_decay(self.optimizer, self.weight_decay(clock))
         losses = self._backward(batch, clock, world)
         norm = clip_and_norm(self.trained.values(), self.recipe.optim.clip)
         if not torch.isfinite(norm):
             raise self._diverged(losses, norm, batch, clock)
+        if self.recipe.optim.clip_each is not None:
+            clip_each(self.trained.values(), self.recipe.optim.clip_each)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(clock)

@@ -56,7 +56,7 @@ def adamw(
     """
     if layer_decay is not None and depth is None:
         raise ValueError("layer_decay needs depth")
-    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    groups: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
@@ -64,13 +64,19 @@ def adamw(
         scale = 1.0
         if layer_decay is not None and depth is not None:
             scale = layer_decay ** (depth + 1 - layer_of(name, depth))
-        groups.setdefault((scale, weight_decay if decayed else 0.0), []).append((name, parameter))
+        groups.setdefault((scale, decayed), []).append((name, parameter))
     parameters = [p for group in groups.values() for _, p in group]
     fused = bool(parameters) and all(p.device.type in _FUSED and p.is_floating_point() for p in parameters)
     return torch.optim.AdamW(
         [
-            {"params": named, "lr": lr * scale, "lr_scale": scale, "weight_decay": decay}
-            for (scale, decay), named in groups.items()
+            {
+                "params": named,
+                "lr": lr * scale,
+                "lr_scale": scale,
+                "weight_decay": weight_decay if decayed else 0.0,
+                "decayed": decayed,
+            }
+            for (scale, decayed), named in groups.items()
         ],
         lr=lr,
         betas=betas,
@@ -82,6 +88,20 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the learning rate `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Give every group that is decayed at all this weight decay."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = weight_decay if group["decayed"] else 0.0
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[Tensor], max_norm: float) -> None:
+    """Scale every gradient that is longer than `max_norm` to that norm, each tensor by itself (DINO)."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    factors = [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(gradients)]
+    torch._foreach_mul_(gradients, factors)
 
 
 @torch.no_grad()

@@ -132,6 +132,7 @@ class Stream:
                     colours[v].append(draw(rng, view.colour))
                 if marks is not None:
                     points.append(view_points(marks, box, flip, size, side))
+        clean = images.clone() if self.data.keep_clean else None
         for v, drawn in enumerate(colours):
             if drawn:
                 images[:, v] = recolour(images[:, v], drawn)
@@ -141,6 +142,7 @@ class Stream:
             boxes=torch.from_numpy(boxes),
             flipped=torch.from_numpy(flipped),
             landmarks=_stacked(points, share, len(views)).float() if self.landmarks else None,
+            clean=clean,
             template=self.faces.crop.template,
         )
 

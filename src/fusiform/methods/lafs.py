@@ -1,0 +1,201 @@
+"""LAFS: landmark-based facial self-supervised learning.
+
+Sun, Z., Feng, C., Patras, I., Tzimiropoulos, G. "LAFS: Landmark-based Facial Self-supervised Learning for Face
+Recognition", CVPR 2024. It is DINO (Caron et al., ICCV 2021) whose crops are sets of landmark patches:
+
+    l  = landmarks of a view + jitter;      dense set: all of them;      sparse set: a few, re-drawn
+    s_v = head(encoder(patches of the view at l_v)),  every set v;       t_a likewise by the teacher, dense sets a only
+    L  = mean over a, v ≠ a of -sum_k q_a log softmax(s_v / 0.1),        q_a = softmax((t_a - centre) / temperature)
+    centre <- 0.9 centre + 0.1 mean t
+
+Landmarks come from a grid, from the faces' own points, or from a network that stage 1 trained with identity labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fusiform.batch import FaceBatch
+from fusiform.clock import Clock, Cosine
+from fusiform.errors import ConfigError
+from fusiform.methods.method import Losses, Method
+from fusiform.nn.dino_head import DINOHead
+from fusiform.nn.landmark_patches import RELEASED_SHIFT, drawn, grid_landmarks, pulled_to_points, sample_patches
+from fusiform.nn.ranks import mean_over_ranks
+from fusiform.nn.teacher import Teacher
+from fusiform.nn.vit import ViT
+from fusiform.objectives import centred_targets, self_distillation
+
+Source = Literal["grid", "points", "cnn"]
+DENSE = 2
+"""Views whose sets are dense: the first ones."""
+
+
+@dataclass(frozen=True)
+class LandmarkSets:
+    """How sets of landmarks are drawn (section 3.2, "landmark-based augmentation"), for each view of each face anew."""
+
+    jitter: float = 5.0
+    """Standard deviation, in pixels, of what is added to each coordinate; nothing is clamped."""
+    sparse: int = 36
+    """Landmarks of a sparse set."""
+    dense_order: Literal["keep", "permute"] = "keep"
+    """Whether dense sets are shuffled. A patch's position embedding is that of its place in the set."""
+    replace: bool = True
+    """Whether a sparse set may hold a landmark twice."""
+
+    def dense_set(self, landmarks: Tensor, rng: torch.Generator) -> Tensor:
+        """(B, N, 2) -> (B, N, 2)."""
+        moved = self._jittered(landmarks, rng)
+        if self.dense_order == "keep":
+            return moved
+        return drawn(moved, torch.rand(moved.shape[:2], generator=rng).argsort(1).to(moved.device))
+
+    def sparse_set(self, landmarks: Tensor, rng: torch.Generator) -> Tensor:
+        """(B, N, 2) -> (B, sparse, 2), in the order of the draw."""
+        moved = self._jittered(landmarks, rng)
+        B, N, _ = moved.shape
+        if self.replace:
+            indices = torch.randint(N, (B, self.sparse), generator=rng)
+        else:
+            indices = torch.rand(B, N, generator=rng).argsort(1)[:, : self.sparse]
+        return drawn(moved, indices.to(moved.device))
+
+    def _jittered(self, landmarks: Tensor, rng: torch.Generator) -> Tensor:
+        # drawn on the CPU, so that a set does not depend on the device
+        return landmarks + (torch.randn(landmarks.shape, generator=rng) * self.jitter).to(landmarks)
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """Of the two softmaxes. The teacher's goes from `first` to `teacher` in a line, epoch by epoch."""
+
+    student: float = 0.1
+    teacher: float = 0.04
+    first: float = 0.07
+    epochs: int = 30
+    """Epochs of that line; its last one has the final value."""
+
+    def at(self, epoch: int) -> float:
+        """The teacher's in epoch `epoch`, from 0."""
+        along = min(1.0, epoch / max(self.epochs - 1, 1))
+        return self.first + (self.teacher - self.first) * along
+
+
+class LAFS(Method):
+    encoder: ViT
+    centre: Tensor
+
+    def __init__(
+        self,
+        encoder: ViT,
+        head: DINOHead,
+        *,
+        source: Source,
+        sets: LandmarkSets,
+        sparse_views: int,
+        temperatures: Temperatures,
+        momentum: Cosine,
+        centre_momentum: float = 0.9,
+        freeze_prototypes: float = 1.0,
+        teacher_dropout: bool = True,
+    ) -> None:
+        """
+        Args:
+            freeze_prototypes: epochs in which the head's last layer stays as it was drawn.
+            teacher_dropout: whether the teacher drops out like the student.
+        """
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.teacher, self.teacher_head = Teacher(encoder), Teacher(head)
+        self.source, self.sets, self.views = source, sets, DENSE + sparse_views
+        self.temperatures, self.momentum, self.centre_momentum = temperatures, momentum, centre_momentum
+        self.freeze_prototypes, self.teacher_dropout = freeze_prototypes, teacher_dropout
+        if encoder.landmarks is not None:
+            encoder.landmarks.requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(1, len(head.prototypes)))
+        config = encoder.config
+        self.register_buffer("anchors", grid_landmarks(config.grid, config.patch_size), persistent=False)
+        self.means: list[Tensor] = []
+        """Mean teacher logits of this step's micro-batches."""
+        self.train(self.training)
+
+    def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
+        torch.manual_seed(clock.stream("dropout"))  # dropout knows no other generator
+        rng = torch.Generator().manual_seed(clock.stream("landmarks"))
+        return self.losses([self.patches(batch, v, rng) for v in range(self.views)], clock)
+
+    def patches(self, batch: FaceBatch, view: int, rng: torch.Generator) -> Tensor:
+        """The patches of one view's set, (B, N or sparse, p*p*3)."""
+        draw = self.sets.dense_set if view < DENSE else self.sets.sparse_set
+        pixels = self.encoder.normalised(batch.images[:, view])
+        return sample_patches(pixels, draw(self.landmarks(batch, view), rng), self.encoder.config.patch_size)
+
+    @torch.no_grad()
+    def landmarks(self, batch: FaceBatch, view: int) -> Tensor:
+        """All landmarks of a view, (B, N, 2) in its pixels."""
+        anchors: Any = self.anchors
+        if self.source == "cnn" and self.encoder.landmarks is not None:
+            clean = _given(batch.clean, "views with their own colours", "--data.keep-clean")[:, view]
+            found: Tensor = self.encoder.landmarks(self.encoder.normalised(clean))
+            return found + RELEASED_SHIFT
+        if self.source == "points":
+            points = _given(batch.landmarks, "landmarks", "--data.landmarks")[:, view]
+            return pulled_to_points(anchors, points, reach=self.encoder.config.patch_size)
+        return torch.as_tensor(anchors).expand(len(batch), -1, -1)
+
+    def losses(self, sets: Sequence[Tensor], clock: Clock) -> Losses:
+        """From patches that are cut out already, (B, N, p*p*3) for each dense set, then (B, n, p*p*3) for each sparse
+        one."""
+        teacher = self.look(self.teacher.module, self.teacher_head, [sets[:DENSE]]).detach()
+        student = self.look(self.encoder, self.head, [sets[:DENSE], sets[DENSE:]], clock)
+        temperature = self.temperatures.at(int(clock.epoch))
+        targets = centred_targets(teacher, self.centre, temperature)
+        loss = self_distillation(student, targets, self.temperatures.student)
+        if torch.is_grad_enabled():
+            self.means.append(teacher.to(self.centre.dtype).mean((0, 1)).unsqueeze(0))
+        entropy = -(targets * targets.clamp_min(1e-12).log()).sum(-1).mean()
+        return Losses(total=loss, parts={"distill": loss.detach(), "target_entropy": entropy})
+
+    def look(self, encoder: Any, head: Any, groups: Sequence[Sequence[Tensor]], clock: Clock | None = None) -> Tensor:
+        """Logits (V, B, K) of the views' class tokens; one pass of the encoder for each group of equally large sets."""
+        with torch.set_grad_enabled(clock is not None and torch.is_grad_enabled()):
+            faces = torch.cat([encoder.encode(torch.cat(list(group)))[:, 0] for group in groups if group])
+            if clock is None:
+                logits = head(faces)
+            else:
+                logits = head(faces, train_prototypes=clock.epoch >= self.freeze_prototypes)
+        return torch.as_tensor(logits).unflatten(0, (-1, len(groups[0][0])))  # type: ignore[no-untyped-call]
+
+    def after_step(self, clock: Clock) -> None:
+        """The centre follows the teacher's logits, then the teacher follows the student."""
+        if self.means:
+            mean = mean_over_ranks(torch.stack(self.means).mean(0))
+            self.centre.lerp_(mean, 1 - self.centre_momentum)
+            self.means.clear()
+        self.follow(self.momentum(clock))
+
+    def follow(self, momentum: float) -> None:
+        self.teacher.follow(self.encoder, momentum)
+        self.teacher_head.follow(self.head, momentum)
+
+    def train(self, mode: bool = True) -> LAFS:
+        """The landmark network never trains; the teacher drops out only where the recipe says so."""
+        super().train(mode)
+        if not self.teacher_dropout:
+            self.teacher.eval()
+        for module in (self.encoder, self.teacher.module):
+            if isinstance(module, ViT) and module.landmarks is not None:
+                module.landmarks.eval()
+        return self
+
+
+def _given(value: Tensor | None, what: str, flag: str) -> Tensor:
+    if value is None:
+        raise ConfigError(f"The batches have no {what}, which this source of landmarks needs", do=flag)
+    return value

@@ -99,7 +99,7 @@ def encoder_folder(path: Path) -> Path:
     raise ConfigError(
         f"{path} has no encoder",
         expected="a finished run or an encoder's folder",
-        do="fusiform pretrain ... finishes it",
+        do="type the run's `fusiform pretrain` again: it goes on and ends with an encoder",
     )
 
 

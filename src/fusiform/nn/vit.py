@@ -178,7 +178,8 @@ class ViT(nn.Module):
 
     def normalised(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> the same as floats, with the pixel statistics taken out."""
-        return (images / 255.0 - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        pixels = images.to(self.pixel_mean.dtype) / 255.0
+        return (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
 
     def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens before the first block: class token, then all patches or those that `keep` names.
@@ -217,7 +218,7 @@ class ViT(nn.Module):
         """As `taps`, from patches that are already cut out, or from those of them that `keep` (B, M) names."""
         x = self.embed(patches, keep)
         kept = {}
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[: max(layers, default=-1) + 1]):
             x = block(x)
             if i in layers:
                 kept[i] = x

@@ -55,6 +55,8 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
         Diverged: a loss or gradient is not finite.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
+    torch.manual_seed(stream_seed(recipe.optim.seed, "init"))
+    method = recipe.method.build(recipe.vit)  # first, so that what it refuses leaves no folder behind
     with (
         World.start(recipe.loop) as world,
         Run.open(folder, recipe, notes={**world.describe(), "faces": describe(faces)}) as run,
@@ -70,8 +72,7 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
             rank=world.rank,
             world_size=world.world_size,
         ).in_memory()
-        torch.manual_seed(stream_seed(recipe.optim.seed, "init"))
-        training = Training(recipe, recipe.method.build(recipe.vit).to(world.device), stream.steps_per_epoch)
+        training = Training(recipe, method.to(world.device), stream.steps_per_epoch)
         last = run.latest()
         start = training.restore(last) if last else 0
         training.last_good = last.folder if last else None

@@ -189,7 +189,7 @@ QUICK = replace(
     name="mcf-quick",
     about="MCF with a small ViT at 64 pixels, on the features of one like it: name it by --method.feature-encoder.",
     method=MCFConfig(
-        feature_layers=(1, 3, 5, 7),
+        feature_layers=(1, 3, 5),
         projector_hidden=512,
         projector_width=128,
         decoder_width=96,
@@ -198,6 +198,6 @@ QUICK = replace(
     ),
     vit=ViTConfig(image_size=64, patch_size=8, width=192, depth=8, heads=3),
     data=DataConfig(crop_scale=(0.75, 1.0)),
-    optim=OptimConfig(epochs=33, faces_per_step=256, lr_per_256=2e-3, warmup_epochs=3),
+    optim=OptimConfig(epochs=16, faces_per_step=256, lr_per_256=2e-3, warmup_epochs=2),
     loop=LoopConfig(checkpoint_every=200, log_every=10),
 )

@@ -12,7 +12,7 @@ from fusiform.render.dials import Camera, Dials, Expression, Film, Occluders, Pe
 from fusiform.render.geometry import Geometry
 
 NOTHING_BEFORE = Occluders(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-CLEAN_FILM = Film(0.0, (0.2, 0.3), 0.0, (0.0, 0.0), 0.0, 0.0, 0.0, 0.0, (1.5, 2.0), (95, 96))
+CLEAN_FILM = Film((0.0, 0.0), 0.0, (0.2, 0.3), 0.0, (0.0, 0.0), 0.0, 0.0, 0.0, 0.0, (1.5, 2.0), (95, 96))
 PLAIN = Dials(
     pose=Pose(yaw=0.0, wide_share=0.0, pitch=0.0, roll=0.0),
     camera=Camera(fov=(15.0, 15.0), face=(0.65, 0.65), jitter=0.0),

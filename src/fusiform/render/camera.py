@@ -39,6 +39,11 @@ class View:
     frame: tuple[tuple[float, float, float], tuple[float, float, float]] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     """Similarity (2, 3) from the photo to the stored crop, both in units of the side: the crop is rendered directly."""
 
+    def pixel(self, size: int) -> float:
+        """Width of a pixel on the face in centimetres, in a picture of side `size`."""
+        (a, b, _), _ = self.frame
+        return float(-self.translation[2] / (self.focal * size * math.hypot(a, b)))
+
     def project(self, camera: F32, side: int) -> F32:
         """Camera-space points (N, 3) to pixels x, y (pixel centres at .5) and 1 / distance: (N, 3) for a square
         image."""

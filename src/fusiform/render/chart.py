@@ -181,11 +181,10 @@ def chart_of(head: Head) -> Chart:
     jaw = _jaw_line(points, degrees)
     jaw_here = np.interp(angle, degrees, jaw)
     p = points
-    nose_a = [(27, 0.065, 0.3), (28, 0.085, 0.0), (29, 0.13, 0.0)]
     half = np.interp(
         y,
         [p[33, 1] - 0.15, p[33, 1] + 0.15, p[35, 1] + 0.9, p[30, 1] + 1.2, p[29, 1] + 0.6, p[28, 1], p[27, 1] + 0.4],
-        [0.08, abs(p[35, 0]) + 0.035, abs(p[35, 0]) + 0.065, abs(p[35, 0]) + 0.03, 0.13, nose_a[1][1], nose_a[0][1]],
+        [0.07, abs(p[35, 0]) + 0.015, abs(p[35, 0]) + 0.035, abs(p[35, 0]) - 0.01, 0.095, 0.07, 0.06],
     )
     nose = ((np.abs(angle) < half) & (y > p[33, 1] - 0.1) & (y < p[27, 1] + 0.2)).astype(np.float64)
     socket, cheek, flush = (np.zeros(angle.shape) for _ in range(3))

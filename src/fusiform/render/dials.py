@@ -106,18 +106,20 @@ class Occluders:
 class Film:
     """What the camera does to the picture. Probabilities, then ranges."""
 
+    softness: tuple[float, float] = (0.35, 0.70)
+    """Standard deviation in pixels of the lens and of the resampling that every stored photo has gone through."""
     blur: float = 0.25
     blur_radius: tuple[float, float] = (0.2, 0.9)
     """Standard deviation in pixels of a 112-pixel image."""
     motion: float = 0.06
-    noise: tuple[float, float] = (0.0, 0.02)
+    noise: tuple[float, float] = (0.0, 0.012)
     white_balance: float = 0.035
     exposure: float = 0.22
     """Standard deviation in stops."""
     grey: float = 0.05
     low_resolution: float = 0.10
     low_resolution_factor: tuple[float, float] = (1.5, 3.5)
-    jpeg_quality: tuple[int, int] = (60, 96)
+    jpeg_quality: tuple[int, int] = (70, 97)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ class Exposure:
     """What was done to the picture; part of the labels."""
 
     stops: float
+    softness: float
     blur: float
     motion: float
     noise: float
@@ -32,6 +33,7 @@ def draw_exposure(r: np.random.Generator, dials: FilmDials) -> Exposure:
     low, high = dials.jpeg_quality
     return Exposure(
         float(r.normal(0, dials.exposure)),
+        float(r.uniform(*dials.softness)),
         blur,
         motion,
         noise,
@@ -46,6 +48,8 @@ def develop(r: np.random.Generator, linear: F32, seen: Exposure, white_balance: 
     side = linear.shape[0]
     scale = side / 112
     picture: F32 = linear * np.float32(2.0**seen.stops)
+    if seen.softness:
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), seen.softness), np.float32)
     if seen.blur:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), seen.blur * scale), np.float32)
     if seen.motion:
@@ -58,7 +62,7 @@ def develop(r: np.random.Generator, linear: F32, seen: Exposure, white_balance: 
     knee = np.float32(0.75)
     picture = np.where(picture < knee, picture, knee + (1 - np.exp(-(picture - knee) / 0.4)) * (1 - knee))
     picture = np.clip(picture, 0, 1) ** np.float32(1 / 2.2)
-    picture = (picture - 0.5) * np.float32(np.clip(r.normal(1.04, 0.07), 0.8, 1.25)) + 0.5
+    picture = (picture - 0.5) * np.float32(np.clip(r.normal(1.15, 0.09), 0.9, 1.4)) + 0.5
     grey = picture.mean(2, keepdims=True)
     picture = grey + (picture - grey) * np.float32(0.0 if seen.grey else r.uniform(0.75, 1.15))
     if seen.noise:

@@ -97,7 +97,9 @@ def _shaded(
     classes, skip = np.zeros((side, side), np.uint8), np.zeros((side, side), np.uint8)
     even_blocks(buffers.triangle, joined.material, joined.label, buffers.depth, skip)
     place_of_head = (float(centre[0]), float(centre[1]), float(centre[2]))
-    skin = look.skin._replace(mouth_line=float(chart.points[[60, 62, 64, 66], 1].mean()))
+    skin = look.skin._replace(
+        mouth_line=float(chart.points[[60, 62, 64, 66], 1].mean()), pixel=view.pixel(side // SAMPLES)
+    )
     shade(
         buffers.triangle, buffers.bary, joined.all_triangles(), joined.position, joined.normal, joined.attributes,
         joined.material,
@@ -214,7 +216,8 @@ def _labels(
     camera = {
         "fov": view.fov, "translation_cm": [float(v) for v in view.translation], "focal": view.focal,
         "background": background,
-        "stops": exposure.stops, "blur": exposure.blur, "motion": exposure.motion, "noise": exposure.noise,
+        "stops": exposure.stops, "softness": exposure.softness, "blur": exposure.blur, "motion": exposure.motion,
+        "noise": exposure.noise,
         "low_resolution": exposure.factor, "grey": exposure.grey, "quality": exposure.quality,
     }  # fmt: skip
     pose = {"yaw": view.yaw, "pitch": view.pitch, "roll": view.roll}

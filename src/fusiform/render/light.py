@@ -42,7 +42,7 @@ def draw_light(r: np.random.Generator, dials: LightDials) -> Lighting:
     kind = str(r.choice(list(dials.kinds)))
     side = dials.side
     azimuth, elevation = float(r.uniform(*side)), float(r.uniform(-5, 60))
-    ambient, key, warmth = r.uniform(0.28, 0.52), r.uniform(0.7, 1.2), r.normal(0, 0.06)
+    ambient, key, warmth = r.uniform(0.22, 0.46), r.uniform(0.75, 1.25), r.normal(0, 0.06)
     up, across, fills = r.uniform(0.0, 0.4), r.normal(0, 0.15), int(r.integers(1, 3))
     shadow = float(r.uniform(*dials.contrast))
     if kind == "studio":

@@ -188,6 +188,7 @@ def _skin(
         collar_v=float(opening),
         mouth_line=0.0,
         moles=person.moles,
+        pixel=0.1,
     )  # fmt: skip
 
 

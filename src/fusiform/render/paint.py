@@ -70,6 +70,8 @@ class SkinPaint(NamedTuple):
     collar_v: float
     mouth_line: float
     moles: float
+    pixel: float
+    """Width of a pixel on the face in centimetres: finer detail is left out."""
 
 
 class EyePaint(NamedTuple):

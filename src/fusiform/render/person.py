@@ -106,7 +106,8 @@ def person_of(seed: int, number: int, people: People, local_size: int) -> Person
     warm = r.normal(0, 0.022)
     srgb = srgb * (1 + r.normal(0, 0.025)) * np.array([1 + 0.4 * warm, 1 - 0.2 * warm, 1 - 1.6 * warm])
     skin = linear(np.clip(srgb, 10, 252))
-    skin = skin + 0.16 * (skin.mean() - skin)
+    skin = skin + 0.34 * (skin.mean() - skin)
+    skin = skin * np.array([1.0, 0.98, 1.08])
     lip = skin * np.array([r.uniform(0.80, 0.98), r.uniform(0.56, 0.72), r.uniform(0.56, 0.74)])
 
     eye_names = list(EYE_RGB)
@@ -132,7 +133,7 @@ def person_of(seed: int, number: int, people: People, local_size: int) -> Person
     if masculine > 0.6 and r.random() < people.beards:
         beard = str(r.choice(["stubble", "full", "moustache", "goatee"], p=[0.4, 0.32, 0.12, 0.16]))
     brow = (
-        float(np.clip(r.normal(0.38 + 0.12 * masculine, 0.08), 0.22, 0.65)), float(np.clip(r.normal(0.88, 0.14), 0.5,
+        float(np.clip(r.normal(0.38 + 0.12 * masculine, 0.08), 0.22, 0.65)), float(np.clip(r.normal(0.80, 0.14), 0.45,
         1.1)),
         float(r.normal(0, 0.22)), float(np.clip(r.normal(0.30 * (1 - masculine), 0.25), -0.3, 0.8)),
         float(r.uniform(0.86, 1.06)),

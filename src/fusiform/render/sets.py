@@ -24,7 +24,7 @@ from fusiform.progress import Progress
 from fusiform.render.dials import Dials
 from fusiform.render.presets import preset as preset_named
 
-CODE = 1
+CODE = 2
 """Part of the plan. Raise it when the same arguments give other pixels or labels."""
 CHUNK = 500
 PLAN_FILE = "render.json"

@@ -125,7 +125,7 @@ def shade(
                 else:
                     if what == 1:
                         what = painted
-                    if relief > 0.0:
+                    if relief > 0.02:
                         here = noise3(cx * 8.0, cy * 8.0, cz * 8.0)
                         nx += relief * 0.10 * (noise3(cx * 8.0 + 0.5, cy * 8.0, cz * 8.0) - here)
                         ny += relief * 0.10 * (noise3(cx * 8.0, cy * 8.0 + 0.5, cz * 8.0) - here)
@@ -168,9 +168,9 @@ def shade(
             if not strand and nx * vx + ny * vy + nz * vz < 0.0 and kind != SKIN:
                 nx, ny, nz = -nx, -ny, -nz
 
-            er = irradiance(sh, 0, nx, ny, nz) * ao**0.8
-            eg = irradiance(sh, 1, nx, ny, nz) * ao
-            eb = irradiance(sh, 2, nx, ny, nz) * ao**1.1
+            er = irradiance(sh, 0, nx, ny, nz) * ao**1.45
+            eg = irradiance(sh, 1, nx, ny, nz) * ao**1.7
+            eb = irradiance(sh, 2, nx, ny, nz) * ao**1.8
             sr, sg, sb = 0.0, 0.0, 0.0
             if shine > 0.0 and not strand:
                 # the surroundings mirrored at grazing angles: a rim that keeps profiles from looking like plaster

@@ -30,6 +30,13 @@ Sample = tuple[float, float, float, float, float, float, int]
 
 
 @njit(cache=True)
+def seen(frequency: float, pixel: float) -> float:
+    """What is left of detail of `frequency` per centimetre when a pixel is `pixel` centimetres wide; the rest would
+    alias."""
+    return 1.0 / (1.0 + (2.0 * frequency * pixel) ** 2)
+
+
+@njit(cache=True)
 def stubble_amount(masks: F32, angle: float, y: float, kind: float) -> float:
     if kind < 0.5:
         return sample_mask(masks, angle, y, 4)
@@ -44,12 +51,14 @@ def skin_sample(
 ) -> Sample:
     """Paint the skin at canonical (x, y, z); `lip` and `scalp` are the interpolated vertex weights."""
     broad = noise3(x * 0.35 + s.seed, y * 0.35, z * 0.35)
-    middle = noise3(x * 1.3, y * 1.3 + s.seed, z * 1.3)
-    fine = noise3(x * 5.0 + s.seed, y * 5.0, z * 5.0)
-    grain = noise3(x * 15.0, y * 15.0, z * 15.0 + s.seed)
+    middle = seen(1.3, s.pixel) * noise3(x * 1.3, y * 1.3 + s.seed, z * 1.3)
+    fine = seen(5.0, s.pixel) * noise3(x * 5.0 + s.seed, y * 5.0, z * 5.0)
+    grain = 0.0
+    if s.pixel < 0.12:
+        grain = seen(15.0, s.pixel) * noise3(x * 15.0, y * 15.0, z * 15.0 + s.seed)
     dark = 1.0 + 0.05 * broad + s.mottle * (0.04 * middle + 0.045 * fine + 0.035 * grain)
     red = 0.03 * broad + s.mottle * 0.03 * middle
-    shine, gloss, relief = s.shine, 18.0, s.pores
+    shine, gloss, relief = s.shine, 18.0, s.pores * seen(8.0, s.pixel)
     if is_clothed(x, y, z, s):
         return 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, CLOTHES
     angle = math.atan2(x, z - AXIS_Z)
@@ -68,9 +77,9 @@ def skin_sample(
         if s.wrinkles > 0.0:
             wrinkle = sample_mask(masks, angle, y, 7) * s.wrinkles
             dark *= 1.0 - 0.26 * wrinkle
-            relief += 1.5 * wrinkle
+            relief += 1.5 * wrinkle * seen(4.0, s.pixel)
         if s.freckles > 0.0:
-            spot = noise3(x * 4.2 + s.seed, y * 4.2, z * 4.2 + 17.0)
+            spot = noise3(x * 4.2 + s.seed, y * 4.2, z * 4.2 + 17.0) * (0.5 + 0.5 * seen(4.2, s.pixel))
             dark *= 1.0 - 0.5 * s.freckles * smoothstep(0.45, 0.75, spot) * (0.3 + 0.7 * max(cheek, flush))
         if s.moles > 0.0:
             spot = noise3(x * 0.9 + s.seed * 3.1, y * 0.9 + 5.0, z * 0.9)
@@ -86,7 +95,7 @@ def skin_sample(
     if not facing:
         return r, g, b, shine, gloss, relief, label
     if s.stubble > 0.0:
-        speck = noise3(x * 11.0, y * 11.0, z * 11.0 + s.seed)
+        speck = seen(11.0, s.pixel) * noise3(x * 11.0, y * 11.0, z * 11.0 + s.seed)
         k = s.stubble * stubble_amount(masks, angle, y, s.stubble_kind) * (0.62 + 0.38 * speck) * (1.0 - lip)
         k = min(0.9, max(0.0, k))
         r = r * (1.0 - 0.75 * k) + s.brow_red * 0.5 * k

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from fusiform import recipes
 from fusiform.clock import Cosine
 from fusiform.config import ViTConfig
 from fusiform.methods.mcf import MCF, Weighting
@@ -31,7 +32,7 @@ from fusiform.nn.positions import sincos_table
 from fusiform.nn.vit import ViT
 from fusiform.objectives import feature_distance
 from fusiform.optim import adamw, clip_and_norm
-from fusiform.weights.mcf import frozen_state, method_state
+from fusiform.weights.mcf import LEFT_OUT, encoder_state, frozen_state, method_state, vit_config
 
 VALUES, GRADIENTS = 2e-5, 1e-4
 LENDER = "mcf_tiny"
@@ -297,3 +298,66 @@ def test_the_axis_and_the_weight_matter(fixtures_dir: Path) -> None:
     other = method.losses(*inputs(stored, config))
     assert abs(other.parts["features"] - released.parts["features"]) > 0.02 * released.parts["features"]
     assert other.parts["contrast"] == released.parts["contrast"]
+
+
+def meta(folder: Path) -> dict[str, Any]:
+    path = folder / "mcf_meta.json"
+    if not path.exists():
+        pytest.skip(f"no {path.name} in {folder}")
+    return dict(json.loads(path.read_text()))
+
+
+def at_full_size() -> MCF:
+    recipe = recipes.find("mcf-as-released")
+    with torch.device("meta"):
+        method: MCF = recipe.method.build(recipe.vit)
+    return method
+
+
+def test_the_published_layout_loads_strictly_at_full_size(fixtures_dir: Path) -> None:
+    method = at_full_size()
+    with torch.device("meta"):
+        released = {name: torch.empty(size) for name, size in meta(fixtures_dir)["vitb_state_dict"].items()}
+    method.load_state_dict(method_state(released), strict=True, assign=True)
+    base = recipes.find("mcf-as-released").vit
+    for state in (encoder_state(released), encoder_state(released, "student"), frozen_state(released)):
+        assert vit_config(state) == base
+        ViT(vit_config(state)).to("meta").load_state_dict(state, strict=True, assign=True)
+    own = {**method_state(released), **{f"frozen.{name}": v for name, v in frozen_state(released).items()}}
+    assert len(released) == len(own) + len(LEFT_OUT)
+
+
+def test_what_trains_and_what_decays_at_full_size(fixtures_dir: Path) -> None:
+    about, method = meta(fixtures_dir), at_full_size()
+    trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    counts = about["vitb_counts"]
+    assert sum(p.numel() for p in trained.values()) == counts["trainable"]
+    sizes = {
+        "online_encoder_with_fc": [method.encoder, method.projector],
+        "target": [method.teacher, method.teacher_projector],
+        "decoder": [method.decoder],
+        "predictor": [method.predictor],
+    }
+    assert {n: sum(p.numel() for m in parts for p in m.parameters()) for n, parts in sizes.items()}.items() <= (
+        counts.items()
+    )
+    never_trained = 1000 * 768 + 1000  # the frozen encoder's classifier
+    assert sum(p.numel() for p in method.features.vit.parameters()) == counts["teacher"] - never_trained
+    groups = adamw(trained.items(), 1e-3, 0.05, (0.9, 0.95)).param_groups
+    assert {g["weight_decay"]: len(g["params"]) for g in groups} == {g["wd"]: g["n"] for g in about["groups"]}
+    names = {p: name for name, p in trained.items()}
+    decayed = {names[p] for group in groups if group["weight_decay"] for p in group["params"]}
+    for group in about["groups"]:
+        for ours in theirs_to_ours(group["tokens"]).values():
+            assert (ours in decayed) == (group["wd"] > 0), ours
+
+
+def test_the_recipe_has_the_release_s_settings(fixtures_dir: Path) -> None:
+    defaults, recipe = meta(fixtures_dir)["pretrain_parser_defaults"], recipes.find("mcf-as-released")
+    assert recipe.method.mask_ratio == defaults["mask_ratio"]
+    assert recipe.method.momentum == recipe.method.momentum_end == defaults["moco_m"]
+    assert recipe.method.temperature == defaults["moco_t"]
+    assert recipe.optim.weight_decay == defaults["weight_decay"]
+    assert recipe.vit.image_size == defaults["input_size"]
+    assert recipe.loop.faces_per_micro_batch == defaults["batch_size"]
+    assert recipe.method.feature_weight * 197 == pytest.approx(1000)

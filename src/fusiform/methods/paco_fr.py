@@ -175,7 +175,8 @@ class PaCoFR(Method):
     def after_step(self, clock: Clock) -> None:
         """At the end of an epoch, codes that were nobody's candidate become real patches."""
         if self._fresh is not None:
-            self.codebook.replace_unused(sum_over_ranks(self.codebook.uses), self._fresh, self.belief_predictor)
+            uses = sum_over_ranks(self.codebook.uses)
+            self.codebook.replace_unused(uses, self._fresh, self.belief_predictor, self.candidates)
             self._fresh = None
 
 

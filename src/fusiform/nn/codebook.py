@@ -24,18 +24,26 @@ class BeliefPredictor(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(..., P) normalised pixels -> (..., K)."""
-        logits: Tensor = self.out(F.gelu(self.hidden(self.norm(patches))))
+        logits: Tensor = self.out(self.features(patches))
         return logits
 
+    def features(self, patches: Tensor) -> Tensor:
+        """What the last layer sees of the patches: (..., hidden)."""
+        return F.gelu(self.hidden(self.norm(patches)))
+
     @torch.no_grad()
-    def split(self, unused: Tensor, patches: Tensor) -> None:
-        """Let code `unused[i]` be believed wherever the code is that `patches[i]` is now believed to be.
+    def recognise(self, codes: Tensor, patches: Tensor, among: Tensor, candidates: int) -> None:
+        """Believe in code `codes[i]` at `patches[i]` as much as in the mean of the candidates there, at the mean of the
+        patches `among` (n, P) as much as in the mean code, and in between in proportion.
 
         Without this a code that is replaced would stay as unlikely as the one it replaces, and never be used.
         """
-        likeliest = self(patches).argmax(-1)
-        self.out.weight[unused] = self.out.weight[likeliest]
-        self.out.bias[unused] = self.out.bias[likeliest]
+        mean, average = self.features(among).mean(0), self(among).mean()
+        away = self.features(patches) - mean
+        rise = (self(patches).topk(candidates).values.mean(-1) - average).clamp_min(0)
+        weight = away * (rise / away.square().sum(-1).clamp_min(1e-6)).unsqueeze(-1)
+        self.out.weight[codes] = weight.to(self.out.weight.dtype)
+        self.out.bias[codes] = (average - weight @ mean).to(self.out.bias.dtype)
 
 
 class Codebook(nn.Module):
@@ -103,18 +111,20 @@ class Codebook(nn.Module):
         self.uses += torch.bincount(candidates.flatten(), minlength=len(self))
 
     @torch.no_grad()
-    def replace_unused(self, uses: Tensor, patches: Tensor, belief: BeliefPredictor) -> None:
+    def replace_unused(self, uses: Tensor, patches: Tensor, belief: BeliefPredictor, candidates: int) -> None:
         """Give codes that were nobody's candidate a real patch, and start counting again.
 
         Args:
             uses: (K,) how often each code was a candidate, over all ranks.
-            patches: (at least K, P) real patches, the same on every rank.
+            patches: (n, P) real patches, the same on every rank; at most n codes are replaced.
+            belief: learns to see the new codes in their patches.
+            candidates: how many codes a patch is mixed from.
         """
         unused = (uses == 0).nonzero().flatten()
         fresh = patches[: len(unused)]
         unused = unused[: len(fresh)]
         self.codes[unused] = fresh.to(self.codes.dtype)
-        belief.split(unused, fresh)
+        belief.recognise(unused, fresh, patches, candidates)
         self.dead.fill_(len(unused))
         self.replaced += len(unused)
         self.uses.zero_()

@@ -130,7 +130,14 @@ QUICK = replace(
     PACO_FR,
     name="paco-fr-quick",
     about="Our interpretation of PaCo-FR with a small ViT at 64 pixels that learns on two CPU cores in minutes.",
-    method=PaCoFRConfig(codes=256, belief_width=128, decoder_width=96, decoder_depth=2, decoder_heads=3),
+    method=PaCoFRConfig(
+        codes=256,
+        belief_width=128,
+        # an epoch of a small set has few steps, and the belief needs some hundred
+        incubation_epochs=4.0,
+        decoder_width=96,
+        decoder_heads=3,
+    ),
     vit=ViTConfig(image_size=64, patch_size=8, width=192, depth=8, heads=3),
     optim=OptimConfig(epochs=33, faces_per_step=256, lr_per_256=2e-3, warmup_epochs=3),
     loop=LoopConfig(checkpoint_every=200, log_every=10),

@@ -149,18 +149,21 @@ def test_unused_codes_become_patches_that_the_belief_then_sees():
     belief.out.bias.data[:4] -= 100  # nobody believes in the first four
     patches = torch.randn(64, 48)
     codebook.count(belief(patches).topk(3).indices)
+    assert codebook.uses.sum() == 64 * 3
     assert (codebook.uses[:4] == 0).all()
     unused = codebook.uses == 0
     fresh = torch.randn(12, 48)
     kept = codebook.codes[~unused].clone()
-    codebook.replace_unused(codebook.uses.clone(), fresh, belief)
+    codebook.replace_unused(codebook.uses.clone(), fresh, belief, 3)
     assert torch.equal(codebook.codes[unused], fresh[: unused.sum()])
     assert torch.equal(codebook.codes[~unused], kept)
     assert int(codebook.dead) == int(codebook.replaced) == int(unused.sum())
     assert codebook.uses.sum() == 0
-    top = belief(fresh[: unused.sum()])
-    rows = torch.arange(len(top))
-    assert torch.equal(top[rows, unused.nonzero().flatten()], top.max(1).values)
+    found = belief(fresh[: unused.sum()]).topk(3).indices
+    own = unused.nonzero()
+    assert (found == own).any(1).all()
+    logits = belief(fresh).detach()
+    assert logits[:, unused].mean() < logits.topk(3).values.mean()
 
 
 def test_codes_are_replaced_at_the_end_of_an_epoch_and_at_no_other_time():

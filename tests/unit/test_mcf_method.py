@@ -77,6 +77,16 @@ def test_settings_that_cannot_be(change: dict[str, Any], words: str, frozen: Pat
         build(frozen, **change)
 
 
+def test_patches_at_landmarks_make_no_picture_but_may_be_looked_at(tmp_path: Path) -> None:
+    at_landmarks = replace(SHAPE, landmark_cnn=True)
+    torch.manual_seed(0)
+    other = Encoder(ViT(at_landmarks).eval(), CROP).save(tmp_path)
+    with pytest.raises(ConfigError, match="cuts them at landmarks"):
+        replace(recipes.find("mcf").method, **SMALL, feature_encoder=str(other)).build(at_landmarks)
+    losses = build(other).forward(batch(), CLOCK)
+    assert torch.isfinite(losses.total)
+
+
 def test_a_run_serves_as_well_as_its_encoder(frozen: Path) -> None:
     a, b = build(frozen), build(frozen.parent)
     assert torch.equal(a.features.sha256, b.features.sha256)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusiform.nn.patches import patchify
 from fusiform.nn.vit import ViT
 
 
@@ -61,7 +60,7 @@ class FrozenFeatures(nn.Module):
         smooth = self.interpolation == "bilinear"
         wide = images if images.dtype == torch.float64 else images.float()
         sized = F.interpolate(wide, size=(side, side), mode=self.interpolation, antialias=smooth)
-        return self.vit.encode_taps(patchify(sized * self.scale + self.shift, self.vit.config.patch_size), self.layers)
+        return self.vit.encode_taps(self.vit.cut(sized * self.scale + self.shift), self.layers)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self.vit._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -170,11 +170,16 @@ class ViT(nn.Module):
     def patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, N, p*p*3) normalised pixels, (row, column, channel) order."""
         if self.landmarks is not None:
-            pixels = self.normalised(images)
-            return sample_patches(pixels, self.landmarks(pixels) + RELEASED_SHIFT, self.config.patch_size)
+            return self.cut(self.normalised(images))
         patches = patchify(images, self.config.patch_size).float()
         channels = patches.reshape(*patches.shape[:2], -1, 3) / 255.0
         return ((channels - self.pixel_mean) / self.pixel_std).reshape(patches.shape)
+
+    def cut(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels -> (B, N, p*p*3), with gradients to the pixels."""
+        if self.landmarks is not None:
+            return sample_patches(pixels, self.landmarks(pixels) + RELEASED_SHIFT, self.config.patch_size)
+        return patchify(pixels, self.config.patch_size)
 
     def normalised(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> the same as floats, with the pixel statistics taken out."""

@@ -139,6 +139,12 @@ class MCFConfig:
             return moco_v3.load_encoder(moco_v3.read(place))
 
     def _check(self, vit: ViTConfig, frozen_depth: int) -> None:
+        if vit.landmark_cnn:
+            raise ConfigError(
+                "MCF puts a picture together from its patches, and this encoder cuts them at landmarks",
+                expected="patches on a grid",
+                do="--vit.no-landmark-cnn",
+            )
         if wrong := [layer for layer in self.feature_layers if not 0 <= layer < frozen_depth]:
             raise ConfigError(
                 f"--method.feature-layers names block {wrong[0]} of a frozen encoder with {frozen_depth}",

@@ -59,11 +59,14 @@ def shrunk(recipe: Recipe, other_encoder: Path) -> Recipe:
     small = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "distill_layers": (0, 1)}
     small |= {"projector_hidden": 64, "projector_width": 32, "feature_layers": (0, 1)}
     small |= {"feature_encoder": str(other_encoder)}
+    small |= {"landmarks": "grid", "sparse": 4, "prototypes": 32, "head_hidden": 32, "bottleneck": 256, "jitter": 1.5}
+    small |= {"freeze_prototypes": 0.0, "sparse_views": 2}
     fitting = {name: value for name, value in small.items() if hasattr(method, name)}
     return replace(
         recipe,
         method=replace(method, **fitting),
-        vit=replace(recipe.vit, **SHAPE),
+        vit=replace(recipe.vit, **SHAPE, landmark_cnn=False),
+        data=replace(recipe.data, landmarks=False, more_views=recipe.data.more_views[:3]),
         optim=replace(recipe.optim, epochs=10, warmup_epochs=1, faces_per_step=16, lr_per_256=2e-2),
         loop=replace(
             recipe.loop,

@@ -127,8 +127,9 @@ def show(words: list[str]) -> int:
 def vit_flops(vit: ViTConfig, tokens: int | None = None) -> int:
     """Floating-point operations of one forward pass over `tokens` (default: all), a multiply-add counted as two."""
     n = tokens if tokens is not None else vit.patches + 1
-    linear = n * vit.width**2 * (4 + 2 * vit.mlp_ratio)
-    attention = 2 * n * n * vit.width
+    inner = vit.heads * vit.head_width if vit.head_width else vit.width
+    linear = n * vit.width * (4 * inner + 2 * vit.width * vit.mlp_ratio)
+    attention = 2 * n * n * inner
     patches = n * vit.patch_size**2 * 3 * vit.width
     return round(2 * (vit.depth * (linear + attention) + patches))
 

@@ -160,7 +160,7 @@ class LAFS(Method):
         if torch.is_grad_enabled():
             self.means.append(teacher.to(self.centre.dtype).mean((0, 1)).unsqueeze(0))
         entropy = -(targets * targets.clamp_min(1e-12).log()).sum(-1).mean()
-        return Losses(total=loss, parts={"distill": loss.detach(), "target_entropy": entropy})
+        return Losses(total=loss, parts={"divergence": loss.detach() - entropy, "target_entropy": entropy})
 
     def look(self, encoder: Any, head: Any, groups: Sequence[Sequence[Tensor]], clock: Clock | None = None) -> Tensor:
         """Logits (V, B, K) of the views' class tokens; one pass of the encoder for each group of equally large sets."""

@@ -21,6 +21,9 @@ TABLE: dict[str, str] = {
     "mcf-quick": "fusiform.recipes.mcf:QUICK",
     "paco-fr": "fusiform.recipes.paco_fr:PACO_FR",
     "paco-fr-quick": "fusiform.recipes.paco_fr:QUICK",
+    "lafs": "fusiform.recipes.lafs:PLAIN",
+    "lafs-as-released": "fusiform.recipes.lafs:AS_RELEASED",
+    "lafs-quick": "fusiform.recipes.lafs:QUICK",
     "demo": "fusiform.recipes.mae_face:DEMO",
 }
 """Name -> `module:NAME`. Imported when asked for, so that `--help` stays quick."""

@@ -28,6 +28,7 @@ from fusiform.nn.decoder import PixelDecoder
 from fusiform.nn.features import FrozenFeatures
 from fusiform.nn.masking import Mask, RandomMasker
 from fusiform.nn.mlp_heads import BatchNormMlp
+from fusiform.nn.norms import BatchNorm
 from fusiform.nn.patches import patchify, unpatchify
 from fusiform.nn.positions import sincos_table
 from fusiform.nn.vit import ViT
@@ -57,21 +58,21 @@ def relative(ours: Tensor | float, theirs: Tensor | np.ndarray) -> float:
     return float((torch.as_tensor(ours).detach().double() - stored).norm() / stored.norm().clamp_min(1e-30))
 
 
-def vit_of(about: dict[str, Any], mlp_ratio: float) -> ViT:
+def vit_of(about: dict[str, Any], mlp_ratio: float, norm_eps: float) -> ViT:
     shape = {"image_size": about["img"], "patch_size": about["patch"], "width": about["dim"]}
-    return ViT(ViTConfig(**shape, depth=about["depth"], heads=about["heads"], mlp_ratio=mlp_ratio))
+    return ViT(ViTConfig(**shape, depth=about["depth"], heads=about["heads"], mlp_ratio=mlp_ratio, norm_eps=norm_eps))
 
 
 def frozen(config: dict[str, Any], weights: dict[str, Tensor]) -> FrozenFeatures:
     about = config["teacher"]
-    vit = vit_of(about, about.get("mlp_ratio", 4))
+    vit = vit_of(about, about.get("mlp_ratio", 4), about["ln_eps"])
     vit.load_state_dict(frozen_state(weights), strict=True)
     statistics = {"pixel_mean": vit.config.pixel_mean, "pixel_std": vit.config.pixel_std}
     return FrozenFeatures(vit, about["layers"], interpolation=about["interpolate"], **statistics)
 
 
 def build(config: dict[str, Any], weights: dict[str, Tensor], lent: dict[str, Tensor]) -> MCF:
-    encoder = vit_of(config, config["mlp_ratio"])
+    encoder = vit_of(config, config["mlp_ratio"], config["ln_eps"])
     heads = {"hidden": config["proj_hidden"], "out": config["proj_out"]}
     features = frozen(config, lent)
     decoder = PixelDecoder(
@@ -98,6 +99,11 @@ def build(config: dict[str, Any], weights: dict[str, Tensor], lent: dict[str, Te
         ),
         follow_each="forward",
     )
+    for module in method.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = config["ln_eps"]
+        elif isinstance(module, BatchNorm):
+            module.eps = config["bn_eps"]
     if weights:
         method.load_state_dict(method_state(weights), strict=True)
     return method.train()
@@ -237,26 +243,33 @@ def test_position_tables_in_both_orders(fixtures_dir: Path) -> None:
     assert relative(table, stored["siameseim_order_y_first"]) < 1e-6
 
 
-def on_one_of_two_ranks(rank: int, meeting: str, folder: Path) -> None:
+def ranks_of(folder: Path) -> dict[str, int]:
+    """The cases of a folder that were computed on several ranks, and on how many."""
+    found = {path.stem: np.load(path).files for path in sorted(folder.glob("mcf_*.npz"))}
+    counts = {name: sum(f"in/rank{i}_imgs" in files for i in range(64)) for name, files in found.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def on_one_rank(rank: int, ranks: int, meeting: str, folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    check_keys_of_both(rank)
-    if (folder / "mcf_dist2.npz").exists():
-        check_losses_on(rank, folder)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    check_own_keys(rank, ranks)
+    for name in names:
+        check_losses_on(rank, ranks, folder, name)
     dist.destroy_process_group()
 
 
-def check_keys_of_both(rank: int) -> None:
+def check_own_keys(rank: int, ranks: int) -> None:
     generator = torch.Generator().manual_seed(2)
-    queries, keys = (torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    queries, keys = (torch.randn(3 * ranks, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / 0.2
-    each = 0.4 * F.cross_entropy(logits, torch.arange(6), reduction="none")
+    each = 0.4 * F.cross_entropy(logits, torch.arange(3 * ranks), reduction="none")
     mine = slice(3 * rank, 3 * rank + 3)
     assert relative(info_nce(queries[mine], keys[mine], 0.2), each[mine].mean()) < 1e-9
 
 
-def check_losses_on(rank: int, folder: Path) -> None:
-    stored, config, method = case(folder, "mcf_dist2")
+def check_losses_on(rank: int, ranks: int, folder: Path, name: str) -> None:
+    stored, config, method = case(folder, name)
     method.follow(config["ema_m"])
     losses = method.losses(*inputs(stored, config, f"rank{rank}_"))
     losses.total.backward()
@@ -270,14 +283,18 @@ def check_losses_on(rank: int, folder: Path) -> None:
         gradient = parameters[ours].grad
         assert gradient is not None
         dist.all_reduce(gradient)
-        gradient /= 2
+        gradient /= ranks
         assert relative(gradient.norm(), norms[theirs]) < GRADIENTS, theirs
         if f"grad_ddp_mean/{theirs}" in stored:
             assert relative(gradient, stored[f"grad_ddp_mean/{theirs}"]) < GRADIENTS, theirs
 
 
-def test_two_ranks(fixtures_dir: Path, tmp_path: Path) -> None:
-    spawn(on_one_of_two_ranks, args=(f"file://{tmp_path / 'meeting'}", fixtures_dir), nprocs=2)
+def test_several_ranks(fixtures_dir: Path, tmp_path: Path) -> None:
+    cases = ranks_of(fixtures_dir)
+    for ranks in sorted({2, *cases.values()}):
+        names = [name for name, count in cases.items() if count == ranks]
+        meeting = f"file://{tmp_path / f'meeting{ranks}'}"
+        spawn(on_one_rank, args=(ranks, meeting, fixtures_dir, names), nprocs=ranks)
 
 
 def test_initialisation_has_the_authors_moments(fixtures_dir: Path) -> None:

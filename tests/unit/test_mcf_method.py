@@ -56,6 +56,14 @@ def test_no_frozen_encoder_is_an_error_and_not_a_random_one() -> None:
         recipes.find("mcf").method.build(SHAPE)
 
 
+def test_a_recipe_that_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
+    from fusiform.engine import pretrain
+
+    with pytest.raises(ConfigError, match="none is named"):
+        pretrain(recipes.find("mcf-quick"), None, tmp_path / "run")  # type: ignore[arg-type]  # it never gets there
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_frozen_encoder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no frozen encoder at"):
         build(tmp_path / "nothing")

@@ -25,7 +25,7 @@ VERBS: dict[str, Verb] = {
     "render": Verb("make faces whose labels are known exactly", "fusiform.commands.rendering:render"),
     "curate": Verb("photos to a set of aligned faces, with ledger and data card", "fusiform.commands.faces:curate"),
     "shards": Verb("check a set's files", "fusiform.commands.faces:shards"),
-    "weights": Verb("list and fetch the face models' weight files", "fusiform.commands.faces:weights"),
+    "weights": Verb("face models' weight files; encoders from foreign ones", "fusiform.commands.faces:weights"),
     "show": Verb("what a recipe is: settings, parameters, cost", "fusiform.commands.training:show"),
     "pretrain": Verb("train an encoder on a set", "fusiform.commands.training:pretrain"),
     "evaluate": Verb("measure an encoder beside the untrained one", "fusiform.commands.measuring:evaluate"),

@@ -63,7 +63,7 @@ def verify(words: list[str]) -> int:
 
 
 def weights(words: list[str]) -> int:
-    return subcommand(words, "weights", {"list": list_weights, "fetch": fetch_weights})
+    return subcommand(words, "weights", {"list": list_weights, "fetch": fetch_weights, "import": import_weights})
 
 
 def list_weights(words: list[str]) -> int:
@@ -104,4 +104,40 @@ def fetch_weights(words: list[str]) -> int:
 
     for asset_id in flags.ids:
         sys.stdout.write(f"{asset_id}  {fetch(asset_id)}\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class ImportFlags:
+    """Turn a foreign weight file into an encoder. Nothing in the file is executed, every entry is accounted for, and
+    position codes stay as they are stored."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """A .pth, .pt, .bin or .safetensors file."""
+    family: str
+    """Where it comes from: mae, mae-face, dino, dinov2, timm-vit, timm-vit-half (pixel mean and deviation .5)."""
+    out: Path
+    """Folder of the encoder."""
+    template: str = "loose"
+    """Crop template of the faces that it will be shown; releases do not say theirs."""
+    heads: int | None = None
+    """Attention heads, for sizes that were never published."""
+
+
+def import_weights(words: list[str]) -> int:
+    """make an encoder from a foreign weight file"""
+    flags = parse(ImportFlags, words, "weights import")
+    from fusiform.weights.importing import import_encoder
+
+    encoder = import_encoder(flags.file, flags.family, template=flags.template, heads=flags.heads)
+    encoder.save(flags.out)
+    shape, groups = encoder.vit.config, sorted({name.split(".")[0] for name in encoder.card["left_out"]})
+    sys.stdout.write(
+        f"{flags.out}: ViT {shape.width} x {shape.depth}, patches of {shape.patch_size}, {shape.image_size} pixels, "
+        f"{shape.heads} heads\n"
+        f"    licence: {encoder.card['licence']}\n"
+        f"    left out on purpose: {len(encoder.card['left_out'])} entries ({', '.join(groups) or 'none'})\n"
+        f"    SHA-256 of the file: {encoder.card['file_sha256']}\n"
+        f"    faces will be cropped by template '{encoder.crop.template}', which is a choice (--template)\n"
+    )
     return 0

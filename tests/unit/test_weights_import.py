@@ -232,3 +232,64 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "cut.pth").write_bytes(buffer.getvalue())
     words[2] = str(tmp_path / "cut.pth")
     assert main(words) == WeightsError.exit_code
+
+
+def test_families_with_names_of_their_own(tmp_path):
+    """Each file is made of one encoder under the release's names, with what lies beside it there."""
+    plain = dict(ViT(TINY).state_dict())
+    other = {n: torch.zeros_like(v) for n, v in plain.items()}
+    without_norm = {n: v for n, v in plain.items() if not n.startswith("norm.")}
+    files = {
+        "mcf": (
+            "model",
+            {f"online_encoder.{n}": v for n, v in other.items()}
+            | {f"target_encoder.{n}": v for n, v in plain.items()}
+            | {"predictor.0.weight": torch.ones(3)},
+        ),
+        "mcf-student": (
+            "model",
+            {f"online_encoder.{n}": v for n, v in plain.items()} | {f"target_encoder.{n}": v for n, v in other.items()},
+        ),
+        "camd": ("model", without_norm | {"mm_cls_token": torch.ones(1, 1, 192), "mm_mask_token": torch.ones(1)}),
+        "moco-v3": (
+            "state_dict",
+            {f"module.base_encoder.{n}": v for n, v in plain.items()}
+            | {"module.base_encoder.head.0.weight": torch.ones(2), "module.predictor.0.weight": torch.ones(2)},
+        ),
+    }
+    pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    for family, (entry, state) in files.items():
+        torch.save({entry: state, "epoch": 1}, tmp_path / f"{family}.pth")
+        encoder = import_encoder(tmp_path / f"{family}.pth", family, heads=3)
+        for name, value in encoder.vit.state_dict().items():
+            assert torch.equal(value, plain[name]), (family, name)
+        assert len(encoder.card["left_out"]) == len(state) - len(encoder.vit.state_dict()), family
+        encoder.save(tmp_path / family)
+        assert torch.equal(Encoder.load(tmp_path / family).vit(pixels), encoder.vit(pixels))
+
+
+def test_a_lafs_teacher_comes_without_its_head(tmp_path):
+    names = {
+        "cls_token": (1, 1, 64),
+        "pos_embedding": (1, 17, 64),
+        "patch_to_embedding.weight": (64, 192),
+        "patch_to_embedding.bias": (64,),
+        "mlp_head.0.weight": (64,),
+        "mlp_head.0.bias": (64,),
+        **{f"transformer.layers.0.{i}.fn.norm.{p}": (64,) for i in (0, 1) for p in ("weight", "bias")},
+        "transformer.layers.0.0.fn.fn.to_qkv.weight": (192, 64),
+        "transformer.layers.0.0.fn.fn.to_out.0.weight": (64, 64),
+        "transformer.layers.0.0.fn.fn.to_out.0.bias": (64,),
+        "transformer.layers.0.1.fn.fn.net.0.weight": (128, 64),
+        "transformer.layers.0.1.fn.fn.net.0.bias": (128,),
+        "transformer.layers.0.1.fn.fn.net.3.weight": (64, 128),
+        "transformer.layers.0.1.fn.fn.net.3.bias": (64,),
+    }
+    teacher = {f"backbone.{n}": torch.randn(shape) for n, shape in names.items()}
+    beside = {"backbone.loss.weight": torch.ones(5, 64), "head.mlp.0.weight": torch.ones(4, 64)}
+    torch.save({"teacher": teacher | beside, "student": {}, "args": argparse.Namespace(a=1)}, tmp_path / "lafs.pth")
+    encoder = import_encoder(tmp_path / "lafs.pth", "lafs", template="arcface")
+    assert sorted(encoder.card["left_out"]) == sorted(beside)
+    assert torch.equal(encoder.vit.pos_embed, teacher["backbone.pos_embedding"])
+    encoder.save(tmp_path / "encoder")
+    assert Encoder.load(tmp_path / "encoder").vit.config == encoder.vit.config

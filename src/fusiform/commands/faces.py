@@ -115,7 +115,8 @@ class ImportFlags:
     file: Annotated[Path, tyro.conf.Positional]
     """A .pth, .pt, .bin or .safetensors file."""
     family: str
-    """Where it comes from: mae, mae-face, dino, dinov2, timm-vit, timm-vit-half (pixel mean and deviation .5)."""
+    """Where it comes from: mae, mae-face, mcf, mcf-student, lafs, camd, moco-v3, dino, dinov2, timm-vit, timm-vit-half
+    (the last with pixel mean and deviation .5)."""
     out: Path
     """Folder of the encoder."""
     template: str = "loose"

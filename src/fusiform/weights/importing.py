@@ -3,21 +3,103 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from fusiform.encoder import Encoder
-from fusiform.errors import ConfigError, did_you_mean
+from fusiform.errors import ConfigError, WeightsError, did_you_mean
 from fusiform.faces.align import template as crop_template
 from fusiform.measurement import Crop
-from fusiform.weights.plain_vit import FAMILIES, load_encoder
+from fusiform.nn.vit import ViT
+from fusiform.weights import camd, lafs, mcf, moco_v3, plain_vit
 from fusiform.weights.reading import read, state_dict
+
+Loaded = tuple[ViT, list[str]]
+"""An encoder, and the names of the file's entries that were left out on purpose."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one layout and origin: where the state dict lies in them, and how an encoder is made of it."""
+
+    about: str
+    licence: str
+    entries: tuple[str, ...]
+    load: Callable[[Mapping[str, Tensor], int | None], Loaded]
+    """(state dict, attention heads or None) -> encoder."""
+
+
+def _plain(family: plain_vit.Family) -> Source:
+    def load(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
+        return plain_vit.load_encoder(released, family, heads=heads)
+
+    return Source(family.about, family.licence, family.entries, load)
+
+
+def _camd(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
+    state, vit = camd.encoder_state(released), ViT(camd.vit_config(released, heads=heads))
+    return _filled(vit, state), [n for n in released if n not in state]
+
+
+def _mcf(released: Mapping[str, Tensor], heads: int | None, *, branch: mcf.Branch) -> Loaded:
+    state, prefix = mcf.encoder_state(released, branch), mcf.BRANCHES[branch] + "."
+    vit = ViT(mcf.vit_config(state, heads=heads))
+    return _filled(vit, state), [n for n in released if n.removeprefix(prefix) not in state or n in state]
+
+
+def _moco_v3(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
+    state, prefix = moco_v3.encoder_state(released), moco_v3.BRANCHES["student"]
+    vit = ViT(moco_v3.vit_config(state, heads=heads))
+    return _filled(vit, state), [n for n in released if n.removeprefix(prefix) not in state or n in state]
+
+
+def _lafs(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
+    if heads is not None:
+        raise ConfigError(f"--heads {heads} for a file of LAFS", expected="none: the file tells them")
+    state = lafs.encoder_state(released)
+    left_out = [n for n in released if n.split("backbone.")[-1].removeprefix("module.").startswith(("head.", "loss."))]
+    return _filled(ViT(lafs.vit_config(state)), state), left_out
+
+
+def _filled(vit: ViT, state: Mapping[str, Tensor]) -> ViT:
+    try:
+        vit.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
+    return vit.eval()
+
+
+SOURCES: dict[str, Source] = {name: _plain(family) for name, family in plain_vit.FAMILIES.items()} | {
+    "camd": Source("CAMD's student, or SiameseIM's.", "none stated", ("model",), _camd),
+    "mcf": Source(
+        "MCF (Wang et al., 2023): its momentum encoder, as others evaluate it.",
+        "none stated",
+        ("model",),
+        partial(_mcf, branch="teacher"),
+    ),
+    "mcf-student": Source(
+        "MCF's trained encoder.", "none stated", ("model",), partial(_mcf, branch="student")
+    ),
+    "moco-v3": Source("MoCo v3's ViT (Chen et al., ICCV 2021).", "CC-BY-NC 4.0", ("state_dict",), _moco_v3),
+    "lafs": Source(
+        "LAFS (Sun et al., CVPR 2024) or Part-fViT; of a pre-training checkpoint the teacher.",
+        "MIT as stated by its authors, without a licence file",
+        ("teacher", "state_dict"),
+        _lafs,
+    ),
+}
+"""Every family that `import_encoder` knows, by name."""
 
 
 def import_encoder(path: Path, family: str, *, template: str = "loose", heads: int | None = None) -> Encoder:
     """The encoder in a foreign weight file.
 
     Args:
-        family: name in `FAMILIES`: layout, pixel statistics and licence.
+        family: name in `SOURCES`: layout, pixel statistics and licence.
         template: crop template of the faces that it will be shown. Releases either do not say how their faces were
             cropped or saw no faces, so this is the importer's choice, and the card says that it is.
         heads: attention heads, for sizes that were never published.
@@ -26,11 +108,13 @@ def import_encoder(path: Path, family: str, *, template: str = "loose", heads: i
         ConfigError: no such family or template.
         WeightsError: the file is damaged, dangerous, or of another family.
     """
-    if family not in FAMILIES:
-        raise ConfigError(f"There is no weight family '{family}'", do=did_you_mean(family, FAMILIES))
-    chosen = FAMILIES[family]
+    if family not in SOURCES:
+        raise ConfigError(f"There is no weight family '{family}'", do=did_you_mean(family, SOURCES))
+    chosen = SOURCES[family]
     entry, released = state_dict(read(path), chosen.entries, path)
-    vit, left_out = load_encoder(released, chosen, heads=heads)
+    vit, left_out = chosen.load(released, heads)
+    if strange := [name for name, value in vit.state_dict().items() if not value.isfinite().all()]:
+        raise WeightsError(f"'{strange[0]}' holds values that are no finite numbers", expected="trained weights")
     side = vit.config.image_size
     crop = Crop(template=crop_template(template, side).family, size=side, detector="not-known")
     card = {

@@ -10,7 +10,7 @@ JOBS ?= 2
 
 help:
 	@echo "make demo       photos (or rendered faces) to a measured encoder and a report, about 15 minutes on two cores"
-	@echo "make demo-long  the same with an hour of pre-training"
+	@echo "make demo-long  the same with more faces and an hour of pre-training"
 	@echo "make test       the tests, under 15 minutes on two cores"
 	@echo "make test-all   the slow ones too"
 	@echo "make check      lint, formatting, types"
@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/fusiform demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(OUT),--out "$(OUT)")
 
 demo-long: $(STAMP)
-	$(BIN)/fusiform demo --minutes 60 --out "$(or $(OUT),demo-long)" $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(BIN)/fusiform demo --faces 20000 --epochs 160 --out "$(or $(OUT),demo-long)" $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)

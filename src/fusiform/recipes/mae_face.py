@@ -66,8 +66,8 @@ QUICK = Recipe(
     method=MAEFaceConfig(decoder_width=96, decoder_depth=2, decoder_heads=3),
     vit=ViTConfig(image_size=64, patch_size=8, width=192, depth=8, heads=3),
     data=DataConfig(crop_scale=(0.75, 1.0)),
-    optim=OptimConfig(epochs=33, faces_per_step=256, lr_per_256=2e-3, warmup_epochs=3),
-    loop=LoopConfig(checkpoint_every=200, log_every=10),
+    optim=OptimConfig(epochs=46, faces_per_step=128, lr_per_256=2e-3, warmup_epochs=4),
+    loop=LoopConfig(checkpoint_every=500, log_every=20),
 )
 
 DEMO = replace(QUICK, name="demo", about="What `make demo` trains.")

@@ -266,6 +266,9 @@ def test_families_with_names_of_their_own(tmp_path):
         assert len(encoder.card["left_out"]) == len(state) - len(encoder.vit.state_dict()), family
         encoder.save(tmp_path / family)
         assert torch.equal(Encoder.load(tmp_path / family).vit(pixels), encoder.vit(pixels))
+        torch.save({entry: state | {"surprise.weight": torch.ones(2)}}, tmp_path / "surprise.pth")
+        with pytest.raises(WeightsError, match="surprise"):
+            import_encoder(tmp_path / "surprise.pth", family, heads=3)
 
 
 def test_a_lafs_teacher_comes_without_its_head(tmp_path):

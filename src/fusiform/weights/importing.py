@@ -53,8 +53,13 @@ def _mcf(released: Mapping[str, Tensor], heads: int | None, *, branch: mcf.Branc
 
 def _moco_v3(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
     state, prefix = moco_v3.encoder_state(released), moco_v3.BRANCHES["student"]
-    vit = ViT(moco_v3.vit_config(state, heads=heads))
-    return _filled(vit, state), [n for n in released if n.removeprefix(prefix) not in state or n in state]
+    left_out = [n for n in released if n.removeprefix(prefix) not in state or n in state]
+    beside = (prefix + "head.", moco_v3.BRANCHES["teacher"], "module.predictor.")
+    if strange := [n for n in left_out if not n.startswith(beside)]:
+        raise WeightsError(
+            f"'{strange[0]}' is in no checkpoint of MoCo v3", expected=f"{prefix}*, {'*, '.join(beside)}*"
+        )
+    return _filled(ViT(moco_v3.vit_config(state, heads=heads)), state), left_out
 
 
 def _lafs(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
@@ -81,9 +86,7 @@ SOURCES: dict[str, Source] = {name: _plain(family) for name, family in plain_vit
         ("model",),
         partial(_mcf, branch="teacher"),
     ),
-    "mcf-student": Source(
-        "MCF's trained encoder.", "none stated", ("model",), partial(_mcf, branch="student")
-    ),
+    "mcf-student": Source("MCF's trained encoder.", "none stated", ("model",), partial(_mcf, branch="student")),
     "moco-v3": Source("MoCo v3's ViT (Chen et al., ICCV 2021).", "CC-BY-NC 4.0", ("state_dict",), _moco_v3),
     "lafs": Source(
         "LAFS (Sun et al., CVPR 2024) or Part-fViT; of a pre-training checkpoint the teacher.",

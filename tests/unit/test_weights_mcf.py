@@ -19,6 +19,7 @@ from fusiform.measurement import EXACT_POINTS, Crop
 from fusiform.methods.mcf import MCF
 from fusiform.nn.vit import ViT
 from fusiform.weights import mcf, moco_v3
+from fusiform.weights.reading import read, state_dict
 
 State = dict[str, Tensor]
 SHAPE = ViTConfig(image_size=32, patch_size=8, width=192, depth=2, heads=3)
@@ -99,9 +100,13 @@ def moco_file(path: Path, change: Callable[[State], State] = lambda state: state
     return theirs.eval()
 
 
+def moco_state(path: Path) -> State:
+    return state_dict(read(path), (moco_v3.ENTRY,), path)[1]
+
+
 def test_a_moco_encoder_says_what_timm_says(tmp_path: Path) -> None:
     theirs = moco_file(tmp_path / "vit-s.pth.tar")
-    state = moco_v3.read(tmp_path / "vit-s.pth.tar")
+    state = moco_state(tmp_path / "vit-s.pth.tar")
     ours = moco_v3.load_encoder(state)
     assert (ours.config.heads, ours.config.depth, ours.config.image_size) == (12, 2, 32)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -133,30 +138,21 @@ def test_a_moco_file_serves_as_frozen_encoder(tmp_path: Path) -> None:
 def test_wrong_moco_states_are_refused(change: Callable[[State], State], words: str, tmp_path: Path) -> None:
     moco_file(tmp_path / "x.pth.tar", change)
     with pytest.raises(WeightsError, match=words):
-        moco_v3.load_encoder(moco_v3.read(tmp_path / "x.pth.tar"))
+        moco_v3.load_encoder(moco_state(tmp_path / "x.pth.tar"))
 
 
-class Poison:
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Path.touch, (Path("poisoned"),))
-
-
-@pytest.mark.parametrize("kind", ["poisoned", "truncated", "text", "empty", "list", "missing"])
-def test_hostile_and_broken_files_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("kind", ["truncated", "text", "list"])
+def test_a_broken_file_is_no_frozen_encoder(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.pth.tar"
-    if kind == "poisoned":
-        torch.save({"state_dict": Poison()}, path)
-    elif kind == "truncated":
+    if kind == "truncated":
         moco_file(path)
         path.write_bytes(path.read_bytes()[:20_000])
     elif kind == "list":
         torch.save([1, 2], path)
-    elif kind != "missing":
-        path.write_bytes(b"no checkpoint" if kind == "text" else b"")
+    else:
+        path.write_bytes(b"no checkpoint")
     with pytest.raises(WeightsError, match=r"x\.pth\.tar"):
-        moco_v3.read(path)
-    assert not (tmp_path / "poisoned").exists()
+        replace(recipes.find("mcf-quick").method, feature_encoder=str(path)).build(SHAPE)
 
 
 def test_an_unpublished_width_needs_its_heads(method: MCF) -> None:

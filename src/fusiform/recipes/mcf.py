@@ -116,6 +116,7 @@ class MCFConfig:
         from fusiform.encoder import CARD, Encoder
         from fusiform.nn.vit import ViT
         from fusiform.weights import moco_v3
+        from fusiform.weights.reading import read, state_dict
 
         if self.feature_encoder is None:
             if torch.get_default_device().type == "meta":  # shapes are all that is asked for: those of the paper's
@@ -136,7 +137,8 @@ class MCFConfig:
             if place.is_dir():
                 inside = place / "encoder"
                 return Encoder.load(place if (place / CARD).exists() or not inside.is_dir() else inside).vit
-            return moco_v3.load_encoder(moco_v3.read(place))
+            _, released = state_dict(read(place), (moco_v3.ENTRY,), place)
+            return moco_v3.load_encoder(released)
 
     def _check(self, vit: ViTConfig, frozen_depth: int) -> None:
         if vit.landmark_cnn:

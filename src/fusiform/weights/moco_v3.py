@@ -7,12 +7,9 @@ copy, or `module.predictor.`. Positions are fixed, stored, and kept as stored: r
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fusiform.config import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
@@ -23,31 +20,14 @@ Branch = Literal["student", "teacher"]
 
 BRANCHES: dict[Branch, str] = {"student": "module.base_encoder.", "teacher": "module.momentum_encoder."}
 
+ENTRY = "state_dict"
+"""Where the state dict lies in a released file."""
+
 LEFT_OUT = ("head",)
 """Of either encoder: its projector."""
 
 HEADS = {384: 12, 768: 12}
 """Attention heads by width: a checkpoint does not say. MoCo v3's small ViT has 12, where others have 6."""
-
-
-def read(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a released file, without executing anything that the file may contain.
-
-    Raises:
-        WeightsError: it cannot be read, holds more than tensors and numbers, or is of another kind.
-    """
-    try:
-        whole = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0] if str(error) else error!r}",
-            expected="a file of MoCo v3, such as vit-b-300ep.pth.tar",
-            do="download it again, or name the folder of an encoder",
-        ) from error
-    state = whole.get("state_dict") if isinstance(whole, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} has no 'state_dict' of tensors", expected="a file of MoCo v3")
-    return state
 
 
 def encoder_state(released: Mapping[str, Tensor], branch: Branch = "student") -> dict[str, Tensor]:

@@ -86,6 +86,13 @@ def test_each_view_has_its_own_crop_and_colours(stream: Stream) -> None:
     assert torch.equal(batch.boxes[:, 1:], torch.tensor([0.0, 0, 1, 1]).expand(6, 2, 4))
     assert (batch.images[:, 1] != batch.images[:, 2]).flatten(1).any(1).all()
     assert torch.equal(batch.images, both.batch(4).images)
+    assert batch.clean is None
+    kept = replace(both, data=replace(both.data, keep_clean=True)).batch(4)
+    assert kept.clean is not None
+    assert torch.equal(kept.images, batch.images)
+    assert torch.equal(kept.clean[:, 1], kept.images[:, 1])
+    assert torch.equal(kept.clean[:, 2], kept.clean[:, 1])  # the whole crop, before its colours were changed
+    assert kept.rows(1, 3).clean is not None
 
 
 def test_an_epoch_sees_each_face_at_most_once_and_epochs_differ(stream: Stream) -> None:

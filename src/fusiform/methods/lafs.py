@@ -165,7 +165,7 @@ class LAFS(Method):
     def look(self, encoder: Any, head: Any, groups: Sequence[Sequence[Tensor]], clock: Clock | None = None) -> Tensor:
         """Logits (V, B, K) of the views' class tokens; one pass of the encoder for each group of equally large sets."""
         with torch.set_grad_enabled(clock is not None and torch.is_grad_enabled()):
-            faces = torch.cat([encoder.encode(torch.cat(list(group)))[:, 0] for group in groups if group])
+            faces = torch.cat([encoder.encode_class(torch.cat(list(group))) for group in groups if group])
             if clock is None:
                 logits = head(faces)
             else:

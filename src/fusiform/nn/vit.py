@@ -215,6 +215,17 @@ class ViT(nn.Module):
             x = block(x)
         return self.norm(x)
 
+    def encode_class(self, patches: Tensor) -> Tensor:
+        """The class token after the final norm, (B, D), from patches that are already cut out.
+
+        The last block computes nothing else, so norms that look at other tokens would see fewer.
+        """
+        x = self.embed(patches)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        class_last = torch.cat([x[:, 1:], x[:, :1]], dim=1)
+        return self.norm(self.blocks[-1](class_last, queries_from=x.shape[1] - 1))[:, 0]
+
     def taps(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Tokens (B, 1 + N, D) as they leave the given blocks (0-based), without the final norm, in the order asked."""
         return self.encode_taps(self.patches(images), layers)

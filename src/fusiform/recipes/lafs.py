@@ -212,7 +212,7 @@ QUICK = replace(
         landmarks="grid",
         jitter=2.5,
         sparse=16,
-        sparse_views=4,
+        sparse_views=2,
         prototypes=1024,
         head_hidden=512,
         bottleneck=128,
@@ -223,13 +223,13 @@ QUICK = replace(
     ),
     vit=replace(_STANDARD, image_size=64, width=192, depth=8, heads=3, mlp_ratio=4.0),
     data=_views(
-        4,
+        2,
         (
             replace(_JITTER, blur=0.5, blur_sigma=(0.1, 0.6)),
             replace(_JITTER, blur=0.1, solarise=0.2, blur_sigma=(0.1, 0.6)),
             replace(_JITTER, blur=0.3, blur_sigma=(0.1, 0.6)),
         ),
     ),
-    optim=replace(PLAIN.optim, epochs=33, lr_per_256=1e-3, warmup_epochs=3),
+    optim=replace(PLAIN.optim, epochs=16, lr_per_256=1e-3, warmup_epochs=2),
     loop=LoopConfig(checkpoint_every=200, log_every=10),
 )

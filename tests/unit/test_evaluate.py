@@ -247,7 +247,7 @@ def test_a_number_that_is_not_finite_is_none_in_a_row() -> None:
 
 def test_protocol_settings_are_plain_and_complete() -> None:
     assert settings(KNN(k=3))["k"] == 3
-    assert settings(LinearProbe())["strengths"][0] == pytest.approx(1e-5)
+    assert settings(LinearProbe())["strengths"][0] == pytest.approx(1e-6)
     for wrong in (
         lambda: KNN(k=0),
         lambda: LinearProbe(()),

@@ -550,8 +550,8 @@ def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
         False,
     )
     assert [p.loss for p in run.curve] == [1.0, 0.8, 0.7, 0.65, 0.6]
-    assert run.faces_seen == 41 * 256
-    assert run.seconds == pytest.approx(41 * 256 / 502)
+    assert run.faces_seen == 41 * 128
+    assert run.seconds == pytest.approx(41 * 128 / 502)
     assert "not finished" in dict(run.facts())["State"]
     with pytest.raises(DataError):
         RunSummary.read(tmp_path)

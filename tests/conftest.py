@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# A test run that a shell put in the background inherits an ignored Ctrl-C, and so would all processes that it starts; the
-# tests of stopping would then wait for a signal that never comes.
+# A test run that a shell put in the background inherits an ignored Ctrl-C, and so would all processes that it starts;
+# the tests of stopping would then wait for a signal that never comes.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

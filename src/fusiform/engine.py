@@ -36,7 +36,7 @@ Watcher = Callable[[Clock, dict[str, float]], None]
 """Called after every step with the clock and what was logged ({} between log rows): progress bars live outside."""
 
 
-class Interrupted(Exception):  # noqa: N818  (a request to stop, not an error)
+class Interrupted(Exception):
     """The run was asked to stop, saved its state and can be continued by the same command."""
 
     def __init__(self, step: int, folder: Path) -> None:

@@ -9,9 +9,9 @@ JOBS ?= 2
 .PHONY: help demo demo-long test test-all check bench clean
 
 help:
-	@echo "make demo       photos (or rendered faces) to a measured encoder and a report, about 15 minutes on two cores"
+	@echo "make demo       photos (or rendered faces) to a measured encoder and a report, about 9 minutes on two cores"
 	@echo "make demo-long  the same with more faces and an hour of pre-training"
-	@echo "make test       the tests, under 15 minutes on two cores"
+	@echo "make test       the tests, about 5 minutes on two cores"
 	@echo "make test-all   the slow ones too"
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      timings, side by side"

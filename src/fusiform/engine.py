@@ -15,7 +15,7 @@ from fusiform.checkpoint import Checkpoint
 from fusiform.clock import Clock, Cosine, stream_seed
 from fusiform.config import Recipe
 from fusiform.encoder import Encoder
-from fusiform.errors import ConfigError, Diverged, WeightsError
+from fusiform.errors import ConfigError, Diverged, Interrupted, WeightsError
 from fusiform.faces.shards import FaceSet
 from fusiform.faces.stream import Stream, batches
 from fusiform.methods.method import Losses, Method
@@ -34,14 +34,6 @@ from fusiform.world import World
 
 Watcher = Callable[[Clock, dict[str, float]], None]
 """Called after every step with the clock and what was logged ({} between log rows): progress bars live outside."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, saved its state and can be continued by the same command."""
-
-    def __init__(self, step: int, folder: Path) -> None:
-        super().__init__(f"Stopped at step {step:,}; the same command continues {folder}.")
-        self.step = step
 
 
 def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = lambda _clock, _row: None) -> Encoder:
@@ -92,7 +84,7 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
             if stopping or ((step + 1) % recipe.loop.checkpoint_every == 0 and step + 1 < training.total_steps):
                 training.last_good = run.save(step + 1, training.tensors(), {})
             if stopping:
-                raise Interrupted(step + 1, folder)
+                raise Interrupted(step + 1, str(folder))
         run.finish(training.total_steps, training.tensors(), {})
         encoder = training.encoder(faces)
         encoder.save(folder / "encoder")

@@ -78,6 +78,16 @@ class RunBusy(FusiformError):
     exit_code = 3
 
 
+class Interrupted(FusiformError):
+    """The run was asked to stop (Ctrl-C, SIGTERM, SIGUSR1), saved its state, and the same command continues it."""
+
+    exit_code = 130
+
+    def __init__(self, step: int, place: str) -> None:
+        super().__init__(f"Stopped at step {step:,}, saved in {place}", do="type the same command to go on")
+        self.step = step
+
+
 class FusiformWarning(UserWarning):
     """Something the user should read although the work goes on. Tests turn it into an error."""
 

@@ -11,8 +11,8 @@ import torch
 
 from fusiform.config import Recipe, ViewConfig, from_json, to_json
 from fusiform.encoder import Encoder
-from fusiform.engine import Interrupted, Training, pretrain
-from fusiform.errors import ConfigError, Diverged
+from fusiform.engine import Training, pretrain
+from fusiform.errors import ConfigError, Diverged, Interrupted
 from fusiform.faces.shards import FaceSet
 from fusiform.faces.stream import Stream
 from fusiform.run import Run

@@ -30,7 +30,8 @@ TRAIN = """
 import signal, sys
 from pathlib import Path
 from fusiform.config import DataConfig, LoopConfig, OptimConfig, Recipe, ViTConfig
-from fusiform.engine import Interrupted, pretrain
+from fusiform.engine import pretrain
+from fusiform.errors import Interrupted
 from fusiform.faces.faceset import FaceSet
 from fusiform.recipes.mae_face import MAEFaceConfig
 

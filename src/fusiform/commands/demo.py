@@ -34,11 +34,11 @@ TRAIN_FACES = 6000
 
 @dataclass(frozen=True)
 class DemoFlags:
-    """From faces to a measured encoder and a report, in under 15 minutes on two CPU cores.
+    """From faces to a measured encoder and a report, in about nine minutes on two CPU cores.
 
-    1. faces: rendered ones, whose labels are known exactly (3 to 4 minutes); or your photos, with --photos.
-    2. pretrain: a small vision transformer learns by painting hidden patches (7 minutes).
-    3. evaluate: eleven measurements beside the untrained network (2 minutes).
+    1. faces: rendered ones, whose labels are known exactly (1 to 2 minutes); or your photos, with --photos.
+    2. pretrain: a small vision transformer learns by painting hidden patches (6 to 7 minutes).
+    3. evaluate: ten measurements beside the untrained network (1 minute).
     4. report: one HTML page.
 
     A demo that was stopped goes on where it was when the same command is typed again."""

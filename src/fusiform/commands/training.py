@@ -59,14 +59,9 @@ def pretrain(words: list[str]) -> int:
     for group in ("method", "vit", "data", "optim", "loop"):
         recipe = replace_path(recipe, group, getattr(flags, group))
 
-    from fusiform.engine import Interrupted
     from fusiform.faces.shards import FaceSet
 
-    try:
-        encoder = train(recipe, FaceSet.open(flags.faces), flags.out, label=recipe.name)
-    except Interrupted as stop:
-        sys.stderr.write(f"{stop}\n")
-        return 130
+    encoder = train(recipe, FaceSet.open(flags.faces), flags.out, label=recipe.name)
     sys.stdout.write(f"encoder {encoder.sha256[:12]} in {flags.out / 'encoder'}\n")
     sys.stdout.write(f"next: fusiform evaluate {flags.out}\n")
     return 0

@@ -113,3 +113,7 @@ def replace_path(value: Any, path: str, new: Any) -> Any:
     """A copy of nested dataclasses with the field at the dotted `path` replaced."""
     head, _, rest = path.partition(".")
     return dataclasses.replace(value, **{head: replace_path(getattr(value, head), rest, new) if rest else new})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,9 +12,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from fusiform.config import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
+from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError
 from fusiform.nn.vit import ViT
+from fusiform.weights.shape import mae_config
 
 Branch = Literal["student", "teacher"]
 
@@ -57,19 +58,7 @@ def vit_config(state: Mapping[str, Tensor], *, heads: int | None = None) -> ViTC
     Raises:
         WeightsError: a width of no published size without `heads`.
     """
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    if heads is None and width not in HEADS:
-        raise WeightsError(f"Width {width} is that of no published size", do="say the number of attention heads")
-    return ViTConfig(
-        image_size=round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch,
-        patch_size=patch,
-        width=width,
-        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        heads=heads or HEADS[width],
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
-        pixel_mean=IMAGENET_MEAN,
-        pixel_std=IMAGENET_STD,
-    )
+    return mae_config(state, HEADS, heads)
 
 
 def load_encoder(released: Mapping[str, Tensor], branch: Branch = "student", *, heads: int | None = None) -> ViT:

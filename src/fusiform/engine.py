@@ -84,7 +84,7 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
             if stopping or ((step + 1) % recipe.loop.checkpoint_every == 0 and step + 1 < training.total_steps):
                 training.last_good = run.save(step + 1, training.tensors(), {})
             if stopping:
-                raise Interrupted(step + 1, str(folder))
+                raise Interrupted.at(step + 1, str(folder))
         run.finish(training.total_steps, training.tensors(), {})
         encoder = training.encoder(faces)
         encoder.save(folder / "encoder")

@@ -82,10 +82,14 @@ class Interrupted(FusiformError):
     """The run was asked to stop (Ctrl-C, SIGTERM, SIGUSR1), saved its state, and the same command continues it."""
 
     exit_code = 130
+    step: int = 0
+    """Steps that are done and saved."""
 
-    def __init__(self, step: int, place: str) -> None:
-        super().__init__(f"Stopped at step {step:,}, saved in {place}", do="type the same command to go on")
-        self.step = step
+    @classmethod
+    def at(cls, step: int, place: str) -> Interrupted:
+        stop = cls(f"Stopped after {step:,} steps, saved in {place}", do="type the same command to go on")
+        stop.step = step
+        return stop
 
 
 class FusiformWarning(UserWarning):

@@ -158,7 +158,8 @@ def evaluated(flags: DemoFlags, labelled: FaceSet) -> list[Measured]:
     results = flags.out / "run" / RESULTS
     results.unlink(missing_ok=True)  # the demo measures everything anew each time it is typed
     learned = LinearProbe()
-    return measure_all(flags.out / "run" / "encoder", cells(rendered=labelled.folder, learned=learned), out=results)
+    chosen = cells(rendered=labelled.folder, learned=learned)
+    return measure_all(flags.out / "run" / "encoder", chosen, out=results, seed=flags.seed)
 
 
 def reported(flags: DemoFlags, recipe: Recipe, faces: FaceSet, measured: Sequence[Measured]) -> Path:

@@ -55,12 +55,12 @@ class Assembly:
             np.concatenate([p.position for p in pieces]),
             np.concatenate(normals).astype(np.float32),
             np.concatenate([p.attributes for p in pieces]).astype(np.float32),
-            [(p.triangles + s).astype(np.int32) for p, s in zip(pieces, starts, strict=False)],
+            [(p.triangles + s).astype(np.int32) for p, s in zip(pieces, starts[:-1], strict=True)],
             np.concatenate([p.material for p in pieces]).astype(np.int32),
             np.concatenate([p.label for p in pieces]).astype(np.int32),
             [
                 None if p.strand is None else _padded(p.strand, int(s), int(starts[-1]))
-                for p, s in zip(pieces, starts, strict=False)
+                for p, s in zip(pieces, starts[:-1], strict=True)
             ],
         )
 

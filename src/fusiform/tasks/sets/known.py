@@ -1,0 +1,28 @@
+"""The layouts of all public sets that a reader exists for."""
+
+from __future__ import annotations
+
+import importlib
+
+from fusiform.errors import ConfigError, did_you_mean
+from fusiform.tasks.sets.layout import SetLayout
+
+READERS: tuple[str, ...] = ()
+"""Modules of `fusiform.tasks.sets`; each has `LAYOUTS`, a tuple of `SetLayout`."""
+
+
+def layouts() -> tuple[SetLayout, ...]:
+    """Every layout, in the order of `READERS`."""
+    found: list[SetLayout] = []
+    for name in READERS:
+        found += importlib.import_module(f"fusiform.tasks.sets.{name}").LAYOUTS
+    return tuple(found)
+
+
+def layout(name: str) -> SetLayout:
+    """The layout of that name, or `ConfigError` with the nearest known one."""
+    known = {each.name: each for each in layouts()}
+    try:
+        return known[name]
+    except KeyError:
+        raise ConfigError(f"There is no set '{name}'", do=did_you_mean(name, known)) from None

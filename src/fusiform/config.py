@@ -21,6 +21,10 @@ from fusiform.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+LATER: Mapping[str, Any] = types.MappingProxyType({"later": True})
+"""Marks a field that came after files had been written without it. While such a field has its default it is left out of
+the JSON, so that old and new files of one run or encoder are equal and its identity stays."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -57,6 +61,12 @@ class ViTConfig:
     """Initial value of a learned factor on each channel of every residual branch; None has no such factor."""
     final_norm: bool = True
     """Whether a layer norm follows the last block."""
+    activation: Literal["gelu", "quick-gelu", "swiglu"] = field(default="gelu", metadata=LATER)
+    """Of a block's MLP. quick-gelu is CLIP's x sigmoid(1.702 x); swiglu gates one half by the other (DINOv2's giant)."""
+    first_norm: bool = field(default=False, metadata=LATER)
+    """Whether a layer norm stands before the first block, as in CLIP."""
+    registers: int = field(default=0, metadata=LATER)
+    """Tokens that belong to no patch and are not part of the output, as in DINOv2 with registers."""
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from pixels in [0, 1], per channel R, G, B."""
     pixel_std: tuple[float, float, float] = IMAGENET_STD
@@ -252,27 +262,42 @@ class Recipe:
 
 
 def to_json(value: Any) -> Any:
-    """A frozen dataclass as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(value)))
+    """A frozen dataclass as plain JSON values. A field marked `LATER` is left out while it has its default."""
+    return json.loads(json.dumps(_written(value)))
+
+
+def _written(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        named = {f.name: (getattr(value, f.name), f) for f in dataclasses.fields(value)}
+        return {n: _written(v) for n, (v, f) in named.items() if not (f.metadata.get("later") and v == f.default)}
+    if isinstance(value, list | tuple):
+        return [_written(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _written(v) for k, v in value.items()}
+    return value
 
 
 def from_json(like: T, values: Mapping[str, Any], *, where: str = "config.json") -> T:
     """The counterpart of `to_json`: a dataclass of the type of `like`, with every field read from `values`.
 
     Strict in both directions: an unknown field, a missing field and a value of another type are errors that name the
-    field. Nested groups are read with the types they have in `like`, so a recipe's method group comes back as itself.
+    field. Only a field marked `LATER` may be missing, and then has its default. Nested groups are read with the types they have in `like`, so a recipe's method group comes back as itself.
 
     Raises:
         ConfigError: naming `where`, the field, the value and what was expected.
     """
     assert dataclasses.is_dataclass(like)
     names = [f.name for f in dataclasses.fields(like)]
+    later = {f.name: f.default for f in dataclasses.fields(like) if f.metadata.get("later")}
     for name in values:
         if name not in names:
             raise ConfigError(f"{where} has an unknown field '{name}'", do=did_you_mean(name, names))
     hints = typing.get_type_hints(type(like))
     read: dict[str, Any] = {}
     for name in names:
+        if name not in values and name in later:
+            read[name] = later[name]
+            continue
         if name not in values:
             raise ConfigError(f"{where} lacks the field '{name}'", expected=f"the fields {', '.join(names)}")
         current = getattr(like, name)

@@ -46,15 +46,29 @@ class Attention(nn.Module):
         return F.dropout(out, self.dropout, self.training)
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's approximation of GELU (Hendrycks, Gimpel 2016)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """(..., 2 H) -> (..., H): the second half, gated by the first (Shazeer 2020)."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick-gelu": quick_gelu, "swiglu": swiglu}
+
+
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, activation: str = "gelu") -> None:
         super().__init__()
-        self.dropout = dropout
-        self.fc1 = nn.Linear(width, hidden)
+        self.dropout, self.activation = dropout, ACTIVATIONS[activation]
+        self.fc1 = nn.Linear(width, 2 * hidden if activation == "swiglu" else hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.dropout(F.gelu(self.fc1(x)), self.dropout, self.training)
+        hidden = F.dropout(self.activation(self.fc1(x)), self.dropout, self.training)
         return F.dropout(self.fc2(hidden), self.dropout, self.training)
 
 
@@ -83,6 +97,7 @@ class Block(nn.Module):
         attention_scale: float | None = None,
         qkv_bias: bool = True,
         dropout: float = 0.0,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.norm1 = norm(width)
@@ -91,7 +106,7 @@ class Block(nn.Module):
         )
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.norm2 = norm(width)
-        self.mlp = Mlp(width, round(width * mlp_ratio), dropout)
+        self.mlp = Mlp(width, round(width * mlp_ratio), dropout, activation)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = drop_path
 
@@ -158,9 +173,12 @@ class ViT(nn.Module):
                 attention_scale=config.attention_scale,
                 qkv_bias=config.qkv_bias,
                 dropout=dropout,
+                activation=config.activation,
             )
             for rate in rates
         )
+        self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
+        self.norm_pre = norm(config.width) if config.first_norm else nn.Identity()
         self.norm = norm(config.width) if config.final_norm else nn.Identity()
         self.landmarks = LandmarkCNN(config.patches, config.image_size) if config.landmark_cnn else None
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean), persistent=False)
@@ -187,22 +205,28 @@ class ViT(nn.Module):
         return (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
 
     def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens before the first block: class token, then all patches or those that `keep` names.
+        """Tokens before the first block: class token, then all patches or those that `keep` names, then registers.
 
         Args:
             patches: (B, N, p*p*3) from `patches`, or fewer: patch i has position i.
             keep: (B, M) indices of the visible patches.
 
         Returns:
-            (B, 1 + M, D).
+            (B, 1 + M + registers, D).
         """
         positions = self.pos_embed[:, 1 : 1 + patches.shape[1]].expand(patches.shape[0], -1, -1)
         if keep is not None:
             patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
             positions = positions.gather(1, keep.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
-        tokens = torch.cat([cls, self.patch_embed(patches) + positions], dim=1)
-        return F.dropout(tokens, self.dropout, self.training)
+        tokens = [cls, self.patch_embed(patches) + positions]
+        if self.reg_token is not None:
+            tokens.append(self.reg_token.expand(patches.shape[0], -1, -1))
+        return self.norm_pre(F.dropout(torch.cat(tokens, dim=1), self.dropout, self.training))
+
+    def _shown(self, x: Tensor) -> Tensor:
+        """(B, 1 + M + registers, D) -> (B, 1 + M, D)."""
+        return x[:, : x.shape[1] - self.config.registers] if self.config.registers else x
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 1 + N, D) tokens after the final norm, class token first."""
@@ -213,7 +237,7 @@ class ViT(nn.Module):
         x = self.embed(patches, keep)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        return self.norm(self._shown(x))
 
     def encode_class(self, patches: Tensor) -> Tensor:
         """The class token after the final norm, (B, D), from patches that are already cut out.
@@ -237,7 +261,7 @@ class ViT(nn.Module):
         for i, block in enumerate(self.blocks[: max(layers, default=-1) + 1]):
             x = block(x)
             if i in layers:
-                kept[i] = x
+                kept[i] = self._shown(x)
         return [kept[i] for i in layers]
 
 
@@ -251,5 +275,5 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(m, PatchEmbed):
             nn.init.xavier_uniform_(m.proj.weight.view(m.proj.weight.shape[0], -1))
     for name, parameter in module.named_parameters():
-        if name.endswith(("cls_token", "mask_token")):
+        if name.endswith(("cls_token", "mask_token", "reg_token")):
             nn.init.normal_(parameter, std=0.02)

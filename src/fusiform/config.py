@@ -62,7 +62,7 @@ class ViTConfig:
     final_norm: bool = True
     """Whether a layer norm follows the last block."""
     activation: Literal["gelu", "quick-gelu", "swiglu"] = field(default="gelu", metadata=LATER)
-    """Of a block's MLP. quick-gelu is CLIP's x sigmoid(1.702 x); swiglu gates one half by the other (DINOv2's giant)."""
+    """Of a block's MLP. quick-gelu is CLIP's x sigmoid(1.702 x); swiglu gates one half by the other (DINOv2-g)."""
     first_norm: bool = field(default=False, metadata=LATER)
     """Whether a layer norm stands before the first block, as in CLIP."""
     registers: int = field(default=0, metadata=LATER)
@@ -281,7 +281,8 @@ def from_json(like: T, values: Mapping[str, Any], *, where: str = "config.json")
     """The counterpart of `to_json`: a dataclass of the type of `like`, with every field read from `values`.
 
     Strict in both directions: an unknown field, a missing field and a value of another type are errors that name the
-    field. Only a field marked `LATER` may be missing, and then has its default. Nested groups are read with the types they have in `like`, so a recipe's method group comes back as itself.
+    field. Only a field marked `LATER` may be missing, and then has its default. Nested groups are read with the types
+    they have in `like`, so a recipe's method group comes back as itself.
 
     Raises:
         ConfigError: naming `where`, the field, the value and what was expected.

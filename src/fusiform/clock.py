@@ -1,9 +1,11 @@
 """Time and randomness as inputs.
 
 Whatever changes with time (learning rate, momentum, masking ratio) is a function of a `Clock`, and whatever is random
-is drawn from a named stream of it. A stream is a hash of (seed, rank, step, micro-batch, name), so a checkpoint needs
-no generator state, a stopped run continues bit for bit, one more draw in one place shifts no other, and the loss of
-step 37,000 can be computed in a test without the 36,999 before it.
+is drawn from a named stream of it. A stream is a hash of (seed, step, micro-batch, name), so a checkpoint needs no
+generator state, a stopped run continues bit for bit, one more draw in one place shifts no other, and the loss of step
+37,000 can be computed in a test without the 36,999 before it. All ranks have the same streams: what is drawn for a face
+is drawn for its place among the faces of all ranks (`fusiform.nn.ranks.own_rows`), so several ranks train as one
+process would with all their faces.
 """
 
 from __future__ import annotations
@@ -50,7 +52,12 @@ class Clock:
         return replace(self, micro_batch=index)
 
     def stream(self, name: str) -> int:
-        """The seed of the stream called `name` at this moment, for `torch.Generator().manual_seed(...)`."""
+        """The seed of the stream called `name` at this moment, for `torch.Generator().manual_seed(...)`: the same on
+        every rank."""
+        return stream_seed(self.seed, 0, self.step, self.micro_batch, name)
+
+    def stream_of_rank(self, name: str) -> int:
+        """As `stream`, another one on every rank: for draws whose number is not that of faces, such as dropout's."""
         return stream_seed(self.seed, self.rank, self.step, self.micro_batch, name)
 
     def generator(self, name: str) -> np.random.Generator:

@@ -156,6 +156,8 @@ def seams(replaced: Tensor, original: Tensor, hidden: Tensor, patch_size: int) -
         mean over neighbouring patches a, b of which at least one is replaced, and over the pixels of their common edge,
         of |(last line of a - first line of b) in the replaced image - the same in the original|
 
+    The mean is over the edges of all ranks; what is returned is this rank's part of it, times the number of ranks.
+
     Args:
         replaced, original: (B, N, p*p*3).
         hidden: (B, N) bool, true where replaced.
@@ -166,7 +168,8 @@ def seams(replaced: Tensor, original: Tensor, hidden: Tensor, patch_size: int) -
     beside = (change[:, :, :-1, :, -1] - change[:, :, 1:, :, 0]).abs().mean((-2, -1))
     below = (change[:, :-1, :, -1] - change[:, 1:, :, 0]).abs().mean((-2, -1))
     across, down = at[:, :, :-1] | at[:, :, 1:], at[:, :-1] | at[:, 1:]
-    return ((beside * across).sum() + (below * down).sum()) / (across.sum() + down.sum())
+    edges = mean_over_ranks((across.sum() + down.sum()).to(change.dtype))  # faces differ in how many they have
+    return ((beside * across).sum() + (below * down).sum()) / edges
 
 
 def region_distances(patches: Tensor, regions: Tensor, count: int) -> tuple[Tensor, Tensor]:

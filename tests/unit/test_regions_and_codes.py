@@ -154,7 +154,7 @@ def test_unused_codes_become_patches_that_the_belief_then_sees():
     unused = codebook.uses == 0
     fresh = torch.randn(12, 48)
     kept = codebook.codes[~unused].clone()
-    codebook.replace_unused(codebook.uses.clone(), fresh, belief, 3)
+    codebook.replace_unused(fresh, belief, 3)
     assert torch.equal(codebook.codes[unused], fresh[: unused.sum()])
     assert torch.equal(codebook.codes[~unused], kept)
     assert int(codebook.dead) == int(codebook.replaced) == int(unused.sum())
@@ -258,7 +258,7 @@ def on_one_of_two_ranks(rank: int, meeting: str) -> None:
         clock = Clock(step, 9, steps_per_epoch=3, rank=rank)
         ours(batch(2, seed=10 * step + rank), clock)
         ours.belief_predictor.out.bias.data[:5] = -100.0
-        ours.codebook.uses[:2] = rank  # used on one rank is used
+        ours.codebook.count(torch.tensor([0, 1] if rank else [2]))  # used on one rank is used
         ours.after_step(clock)
     both = [torch.empty_like(ours.codebook.codes) for _ in range(2)]
     dist.all_gather(both, ours.codebook.codes.detach())

@@ -32,7 +32,7 @@ from fusiform.methods.method import Losses, Method
 from fusiform.nn.codebook import BeliefPredictor, Codebook
 from fusiform.nn.dense_decoder import DenseDecoder
 from fusiform.nn.masking import Mask, RandomMasker
-from fusiform.nn.ranks import gather_over_ranks, rank_and_size, sum_over_ranks
+from fusiform.nn.ranks import mean_over_ranks, rank_and_size, sum_over_ranks
 from fusiform.nn.regions import REGIONS, RegionMasker, region_map
 from fusiform.nn.vit import ViT
 from fusiform.objectives import (
@@ -154,7 +154,7 @@ class PaCoFR(Method):
 
     @torch.no_grad()
     def health(self, candidates: Tensor, distances: Tensor) -> Mapping[str, Tensor]:
-        """What to watch of the codebook, counted over this batch's patches.
+        """What to watch of the codebook, counted over the batch's patches on all ranks.
 
         `code_perplexity`: how many codes the likeliest ones amount to. `nearest_in_candidates`: share of patches whose
         nearest code is a candidate. `dead_codes`: how many were no patch's candidate in the last whole epoch;
@@ -162,7 +162,8 @@ class PaCoFR(Method):
         """
         if self.training:
             self.codebook.count(candidates)
-        first = torch.bincount(candidates[..., 0].flatten(), minlength=len(self.codebook)) / candidates[..., 0].numel()
+        likeliest = candidates[..., 0].flatten()
+        first = mean_over_ranks(torch.bincount(likeliest, minlength=len(self.codebook)) / len(likeliest))
         nearest = distances.argmin(-1, keepdim=True)
         return {
             "code_perplexity": torch.special.entr(first).sum().exp(),
@@ -175,8 +176,7 @@ class PaCoFR(Method):
     def after_step(self, clock: Clock) -> None:
         """At the end of an epoch, codes that were nobody's candidate become real patches."""
         if self._fresh is not None:
-            uses = sum_over_ranks(self.codebook.uses)
-            self.codebook.replace_unused(uses, self._fresh, self.belief_predictor, self.candidates)
+            self.codebook.replace_unused(self._fresh, self.belief_predictor, self.candidates)
             self._fresh = None
 
 
@@ -191,8 +191,11 @@ def _put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
 
 
 def _some(patches: Tensor, count: int, seed: int) -> Tensor:
-    """Up to `count` different patches of (B, N, P), equally many from each rank and the same on all: (count, P)."""
+    """Up to `count` different patches of all ranks' (B, N, P), the same on every rank: (count, P)."""
     flat = patches.flatten(0, 1)
-    _, ranks = rank_and_size()
-    order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))[: -(-count // ranks)]
-    return gather_over_ranks(flat[order.to(flat.device)])[:count]
+    rank, ranks = rank_and_size()
+    chosen = torch.randperm(len(flat) * ranks, generator=torch.Generator().manual_seed(seed))[:count] - rank * len(flat)
+    chosen = chosen.to(flat.device)
+    own = (chosen >= 0) & (chosen < len(flat))
+    mine = torch.where(own.unsqueeze(-1), flat[chosen.clamp(0, len(flat) - 1)], torch.zeros_like(flat[:1]))
+    return sum_over_ranks(mine)  # all others have zeros there

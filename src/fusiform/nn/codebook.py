@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusiform.nn.ranks import sum_over_ranks
+
 
 class BeliefPredictor(nn.Module):
     """One patch without its surroundings -> a logit for each code: norm, linear, GELU, linear."""
@@ -50,7 +52,7 @@ class Codebook(nn.Module):
     """K codes in pixel space: a code is a patch and can be put into an image.
 
     Besides its codes, which train, it keeps how many of them were filled with real patches, how often each was a
-    candidate since its last `replace_unused`, and how many were found unused then.
+    candidate on any rank since its last `replace_unused`, and how many were found unused then.
     """
 
     uses: Tensor
@@ -107,20 +109,19 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def count(self, candidates: Tensor) -> None:
-        """Remember that these codes (any shape) were candidates."""
-        self.uses += torch.bincount(candidates.flatten(), minlength=len(self))
+        """Remember that these codes (any shape) were candidates, here and on the other ranks."""
+        self.uses += sum_over_ranks(torch.bincount(candidates.flatten(), minlength=len(self)))
 
     @torch.no_grad()
-    def replace_unused(self, uses: Tensor, patches: Tensor, belief: BeliefPredictor, candidates: int) -> None:
+    def replace_unused(self, patches: Tensor, belief: BeliefPredictor, candidates: int) -> None:
         """Give codes that were nobody's candidate a real patch, and start counting again.
 
         Args:
-            uses: (K,) how often each code was a candidate, over all ranks.
             patches: (n, P) real patches, the same on every rank; at most n codes are replaced.
             belief: learns to see the new codes in their patches.
             candidates: how many codes a patch is mixed from.
         """
-        unused = (uses == 0).nonzero().flatten()
+        unused = (self.uses == 0).nonzero().flatten()
         fresh = patches[: len(unused)]
         unused = unused[: len(fresh)]
         self.codes[unused] = fresh.to(self.codes.dtype)

@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fusiform.clock import stream_seed
+from fusiform.nn.ranks import first_face, own_rows
+
 
 @dataclass(frozen=True, slots=True)
 class Mask:
@@ -37,7 +40,8 @@ class RandomMasker:
 
     def __call__(self, batch: int, patches: int, seed: int, device: torch.device) -> Mask:
         """Drawn on the CPU, so that a mask does not depend on the device."""
-        noise = torch.rand(batch, patches, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        noise = own_rows(lambda faces: torch.rand(faces, patches, generator=generator), batch)
         return self.from_noise(noise.to(device))
 
 
@@ -90,9 +94,10 @@ class BlockMasker:
         return 0
 
     def __call__(self, batch: int, patches: int, seed: int, device: torch.device) -> Mask:
-        """Drawn on the CPU with Python's generator, whose draws the published masks come from."""
-        rng, grid = random.Random(seed), round(patches**0.5)
-        hidden = torch.from_numpy(np.stack([self.grid_mask(grid, rng).ravel() for _ in range(batch)]))
+        """Drawn on the CPU with Python's generator, whose draws the published masks come from; each face has its own."""
+        first, grid = first_face(batch), round(patches**0.5)
+        streams = (random.Random(stream_seed(seed, first + b)) for b in range(batch))
+        hidden = torch.from_numpy(np.stack([self.grid_mask(grid, rng).ravel() for rng in streams]))
         return mask_from_hidden(hidden.to(device))
 
 

@@ -28,7 +28,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _together(self, x: Tensor) -> Tensor:
         """With the mean and variance of all ranks' rows, and gradients through both."""
-        count = sum_over_ranks(x.new_tensor(float(x.shape[0])))
+        count = x.shape[0] * rank_and_size()[1]
         mean = sum_over_ranks(x.sum(0)) / count
         variance = sum_over_ranks((x - mean).square().sum(0)) / count
         with torch.no_grad():

@@ -1,6 +1,9 @@
-"""What a loss or a norm needs to know of the other ranks. With one process every function returns what it was given."""
+"""What a loss, a norm or a draw needs to know of the other ranks. With one process every function returns what it was
+given. All ranks have equally many faces."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -13,6 +16,20 @@ def rank_and_size() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def own_rows(draw: Callable[[int], Tensor], faces: int) -> Tensor:
+    """What `draw(number)` gives for the faces of all ranks, cut to the `faces` of this one: (faces, ...).
+
+    So a face's random numbers do not depend on how many ranks there are. `draw` must give every rank the same.
+    """
+    rank, size = rank_and_size()
+    return draw(faces * size)[faces * rank : faces * (rank + 1)]
+
+
+def first_face(faces: int) -> int:
+    """The place of this rank's first face among those of all ranks, each of which has `faces` of them."""
+    return faces * rank_and_size()[0]
 
 
 @torch.no_grad()
@@ -42,3 +59,9 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     _, size = rank_and_size()
     summed: Tensor = x if size == 1 else all_reduce(x)  # type: ignore[no-untyped-call]
     return summed
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a sharded parameter that this rank keeps, sharing its memory; any other tensor as it is."""
+    part = getattr(x, "to_local", None)
+    return x if part is None else part()

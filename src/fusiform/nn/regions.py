@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from fusiform.clock import stream_seed
 from fusiform.nn.masking import Mask, mask_from_hidden
+from fusiform.nn.ranks import first_face
 
 REGIONS = (
     *("outer", "brows", "left eye", "right eye", "nose", "mouth"),
@@ -98,9 +100,10 @@ class RegionMasker:
         return hidden
 
     def __call__(self, regions: NDArray[np.int64], seed: int, device: torch.device) -> Mask:
-        """Masks of B faces from their region maps (B, N)."""
-        rng = np.random.Generator(np.random.Philox(seed))
-        hidden = np.stack([self.hidden(face, rng) for face in regions])
+        """Masks of B faces from their region maps (B, N), each face's from a stream of its own."""
+        first = first_face(len(regions))
+        streams = (np.random.Generator(np.random.Philox(stream_seed(seed, first + b))) for b in range(len(regions)))
+        hidden = np.stack([self.hidden(face, rng) for face, rng in zip(regions, streams, strict=True)])
         return mask_from_hidden(torch.from_numpy(hidden).to(device))
 
 

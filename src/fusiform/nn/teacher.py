@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fusiform.nn.ranks import local
+
 
 class Teacher(nn.Module):
     """Called like the module it copies, without gradient."""
@@ -26,9 +28,9 @@ class Teacher(nn.Module):
 
         Buffers (BatchNorm statistics) are copied, not averaged, or with `buffers=False` left to the teacher's own.
         """
-        torch._foreach_lerp_(
-            list(self.module.parameters()), [p.detach() for p in student.parameters()], weight=1.0 - momentum
-        )
+        # sharded parameters are cut alike in both, so each rank averages the part it keeps
+        ours_now = [local(p.detach()) for p in self.module.parameters()]
+        torch._foreach_lerp_(ours_now, [local(p.detach()) for p in student.parameters()], weight=1.0 - momentum)
         if buffers:
             for ours, theirs in zip(self.module.buffers(), student.buffers(), strict=True):
                 ours.copy_(theirs)

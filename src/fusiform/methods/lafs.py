@@ -26,7 +26,7 @@ from fusiform.errors import ConfigError
 from fusiform.methods.method import Losses, Method
 from fusiform.nn.dino_head import DINOHead
 from fusiform.nn.landmark_patches import RELEASED_SHIFT, drawn, grid_landmarks, pulled_to_points, sample_patches
-from fusiform.nn.ranks import mean_over_ranks
+from fusiform.nn.ranks import mean_over_ranks, own_rows
 from fusiform.nn.teacher import Teacher
 from fusiform.nn.vit import ViT
 from fusiform.objectives import centred_targets, self_distillation
@@ -54,21 +54,26 @@ class LandmarkSets:
         moved = self._jittered(landmarks, rng)
         if self.dense_order == "keep":
             return moved
-        return drawn(moved, torch.rand(moved.shape[:2], generator=rng).argsort(1).to(moved.device))
+        B, N, _ = moved.shape
+        noise = own_rows(lambda faces: torch.rand(faces, N, generator=rng), B)
+        return drawn(moved, noise.argsort(1).to(moved.device))
 
     def sparse_set(self, landmarks: Tensor, rng: torch.Generator) -> Tensor:
         """(B, N, 2) -> (B, sparse, 2), in the order of the draw."""
         moved = self._jittered(landmarks, rng)
         B, N, _ = moved.shape
         if self.replace:
-            indices = torch.randint(N, (B, self.sparse), generator=rng)
+            indices = own_rows(lambda faces: torch.randint(N, (faces, self.sparse), generator=rng), B)
         else:
-            indices = torch.rand(B, N, generator=rng).argsort(1)[:, : self.sparse]
+            noise = own_rows(lambda faces: torch.rand(faces, N, generator=rng), B)
+            indices = noise.argsort(1)[:, : self.sparse]
         return drawn(moved, indices.to(moved.device))
 
     def _jittered(self, landmarks: Tensor, rng: torch.Generator) -> Tensor:
         # drawn on the CPU, so that a set does not depend on the device
-        return landmarks + (torch.randn(landmarks.shape, generator=rng) * self.jitter).to(landmarks)
+        B, N, _ = landmarks.shape
+        noise = own_rows(lambda faces: torch.randn(faces, N, 2, generator=rng), B)
+        return landmarks + (noise * self.jitter).to(landmarks)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Temperatures:
 class LAFS(Method):
     encoder: ViT
     centre: Tensor
+    pooling = "cls"
 
     def __init__(
         self,
@@ -126,7 +132,7 @@ class LAFS(Method):
         self.train(self.training)
 
     def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
-        torch.manual_seed(clock.stream("dropout"))  # dropout knows no other generator
+        torch.manual_seed(clock.stream_of_rank("dropout"))  # dropout knows no other generator
         rng = torch.Generator().manual_seed(clock.stream("landmarks"))
         return self.losses([self.patches(batch, v, rng) for v in range(self.views)], clock)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, DataError
+from fusiform.protocols import Features
 
-Features = Literal["pooled", "concat", "patches"]
 Floats = NDArray[np.float32]
 Key = tuple[str, ...]
 
@@ -87,14 +87,14 @@ def embed(
 
     Args:
         images: (N, S, S, 3) uint8 RGB with S the encoder's image size.
-        features: "pooled": mean of the patch tokens; "concat": all of them side by side; "patches": each by itself. The
-            class token is left out: methods that do not train it leave noise there.
+        features: "pooled": mean of the patch tokens; "concat": all of them side by side; "patches": each by itself;
+            "cls": the class token, which methods that do not train it leave at noise; "cls+pooled": both side by side.
         layer: block, from 0; None: the output after the final norm.
         batch: faces per forward pass; changes memory, not results (beyond rounding).
         cache: where features are looked up and kept.
 
     Returns:
-        float32 (N, D), (N, P·D) or (N, P, D).
+        float32 (N, D), (N, P·D), (N, P, D) or (N, 2D).
 
     Raises:
         DataError: images of another shape or type.
@@ -111,13 +111,16 @@ def embed(
     block = block_index(layer, config.depth)
     identity = feature_key(encoder, images, features, layer)[:-1] if cache is not None else ()
     if cache is not None:
-        if (held := cache.get((*identity, "patches"))) is not None:
-            return _shape(held, features)
-        if features == "pooled" and (held := cache.get((*identity, "pooled"))) is not None:
-            return np.asarray(held, np.float32)
+        first, rest = cache.get((*identity, "cls")), cache.get((*identity, "patches"))
+        if rest is None and features not in ("concat", "patches"):
+            rest = cache.get((*identity, "pooled"))
+        if (first is not None or "cls" not in features) and (rest is not None or features == "cls"):
+            return _shape(first, rest, features)
     # Keep all tokens where they fit: every form follows from them, so the next task costs nothing.
-    keep_tokens = features != "pooled" or (cache is not None and len(images) * P * D * 4 <= cache.max_bytes // 4)
+    fits = cache is not None and len(images) * P * D * 4 <= cache.max_bytes // 4
+    keep_tokens = features in ("concat", "patches") or fits
     out = np.empty((len(images), P, D) if keep_tokens else (len(images), D), np.float32)
+    classes = np.empty((len(images), D), np.float32)
     vit = encoder.vit
     was_training = vit.training
     home = next(vit.parameters()).device
@@ -127,23 +130,31 @@ def embed(
             for start in range(0, len(images), batch):
                 rows = slice(start, start + batch)
                 pixels = torch.from_numpy(np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))).to(device)
-                tokens = (vit(pixels) if block < 0 else vit.taps(pixels, [block])[0])[:, 1:]
+                every = vit(pixels) if block < 0 else vit.taps(pixels, [block])[0]
                 if block >= 0 or not config.final_norm:
-                    tokens = _normed(tokens)
+                    every = _normed(every)
+                tokens = every[:, 1:]
+                classes[rows] = every[:, 0].float().cpu().numpy()
                 out[rows] = (tokens if keep_tokens else tokens.mean(1)).float().cpu().numpy()
     finally:
         vit.train(was_training).to(home)
     if cache is not None:
-        cache.put((*identity, "patches" if keep_tokens else "pooled"), out, out.nbytes)
-    return _shape(out, features) if keep_tokens else out
+        cache.put((*identity, "cls"), classes, classes.nbytes)
+        cache.put((*identity, "patches" if keep_tokens else "pooled"), out, out.nbytes)  # last: the last to be dropped
+    return _shape(classes, out, features)
 
 
 def _normed(tokens: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
 
 
-def _shape(tokens: Floats, features: Features) -> Floats:
-    if features == "pooled":
-        pooled: Floats = tokens.mean(1, dtype=np.float32)
-        return pooled
-    return tokens.reshape(len(tokens), -1) if features == "concat" else tokens
+def _shape(classes: Floats, tokens: Floats, features: Features) -> Floats:
+    """The form that was asked for, of class tokens (N, D) and patch tokens (N, P, D) or their means (N, D)."""
+    if features == "cls":
+        return classes
+    if features == "concat":
+        return tokens.reshape(len(tokens), -1)
+    if features == "patches":
+        return tokens
+    pooled: Floats = tokens.mean(1, dtype=np.float32) if tokens.ndim == 3 else tokens
+    return pooled if features == "pooled" else np.concatenate([classes, pooled], 1)

@@ -23,6 +23,7 @@ from fusiform.durable import open_sealed_json, replace_file, sealed_json
 from fusiform.errors import DataError, WeightsError
 from fusiform.measurement import Crop
 from fusiform.nn.vit import ViT
+from fusiform.protocols import POOLINGS, Pooling
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
@@ -38,13 +39,18 @@ class Encoder:
     name: str = "encoder"
     card: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from: recipe, steps, faces, licences, code revision."""
+    pooling: Pooling | None = None
+    """How its training made one vector of a face, such as "cls" where only the class token was trained: what protocols
+    read unless they say otherwise. None: nothing is said, and tasks decide."""
 
     @classmethod
-    def untrained(cls, vit: ViTConfig, crop: Crop, seed: int = 0) -> Encoder:
-        """The same architecture at its initialisation: what every trained encoder is scored beside."""
+    def untrained(cls, vit: ViTConfig, crop: Crop, seed: int = 0, pooling: Pooling | None = None) -> Encoder:
+        """The same architecture at its initialisation, read in the same way: what every trained encoder is scored
+        beside."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "init"))
-            return cls(ViT(vit).eval(), crop, name="untrained", card={"recipe": "none", "seed": seed, "steps": 0})
+            card = {"recipe": "none", "seed": seed, "steps": 0}
+            return cls(ViT(vit).eval(), crop, name="untrained", card=card, pooling=pooling)
 
     @property
     def sha256(self) -> str:
@@ -63,6 +69,7 @@ class Encoder:
             "name": self.name,
             "vit": to_json(self.vit.config),
             "crop": self.crop.to_dict(),
+            "pooling": self.pooling,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "card": dict(self.card),
         }
@@ -94,9 +101,15 @@ class Encoder:
                 expected=f"{card['weights_sha256']} as its card says",
                 do="copy the encoder again, or repeat the run's last command",
             )
+        pooling = card.get("pooling")  # cards written before there was a choice have none
+        if pooling is not None and pooling not in POOLINGS:
+            raise DataError(
+                f"{folder / CARD} has pooling {pooling!r}", expected=f"one of {', '.join(POOLINGS)}, or null"
+            )
         vit = ViT(from_json(ViTConfig(), card["vit"], where=f"{folder / CARD}: vit"))
         try:
             vit.load_state_dict(load_tensors(weights), strict=True)
         except (RuntimeError, SafetensorError) as error:
             raise WeightsError(f"{folder / WEIGHTS} does not fit its card: {error}") from error
-        return cls(vit.eval(), Crop.from_dict(card["crop"]), name=card["name"], card=card["card"])
+        crop = Crop.from_dict(card["crop"])
+        return cls(vit.eval(), crop, name=card["name"], card=card["card"], pooling=pooling)

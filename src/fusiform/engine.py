@@ -224,4 +224,5 @@ class Training:
             "faces_seen": self.total_steps * self.recipe.optim.faces_per_step,
             "faces": describe(faces),
         }
-        return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card)
+        pooling = self.method.pooling
+        return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card, pooling=pooling)

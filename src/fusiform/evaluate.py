@@ -22,7 +22,7 @@ from fusiform.errors import ConfigError, DataError
 from fusiform.heads import neighbours, probe, split_folds
 from fusiform.intervals import Resamples
 from fusiform.measurement import Measurement, require_same_crop, split_sha256
-from fusiform.protocols import KNN, Cosine, FineTune, LinearProbe, Protocol, settings
+from fusiform.protocols import KNN, Cosine, Features, FineTune, LinearProbe, Protocol, read_out, settings
 from fusiform.results import ResultRow
 from fusiform.tasks.task import Array, EmbeddingTask, Labelled, SupervisedTask, Tallied
 
@@ -88,9 +88,10 @@ def evaluate(
     require_same_crop(encoder.crop, faces.crop, what=f"{task.name} on {faces.dataset}")
     held = SHARED_CACHE if cache is None else cache
 
-    def features(form: Any, layer: int | None) -> NDArray[np.float32]:
+    def features(form: Features, layer: int | None) -> NDArray[np.float32]:
         return embed(encoder, faces.images, features=form, layer=layer, batch=batch, device=device, cache=held)
 
+    form = read_out(protocol, encoder.pooling, task.features if learns(task) else "pooled")
     notes: list[str] = []
     if learns(task):
         if isinstance(protocol, Cosine):
@@ -104,10 +105,9 @@ def evaluate(
                 for fold in folds
             ]
         elif isinstance(protocol, KNN):
-            seen = features(protocol.features, protocol.layer)
+            seen = features(form, protocol.layer)
             outputs = neighbours(task, protocol, faces, folds, seen, grid)
         else:
-            form = protocol.features or task.features
             _require_form(task, form)
             key = feature_key(encoder, faces.images, form, protocol.layer)
             seen = features(form, protocol.layer)
@@ -121,11 +121,12 @@ def evaluate(
     else:
         if not isinstance(protocol, Cosine):
             raise ConfigError(f"{task.name} learns nothing, so {protocol.name} does not apply", do="use Cosine()")
-        raw = features(protocol.features, protocol.layer)
+        raw = features(form, protocol.layer)
         prediction = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
         scored = faces
     values, draws = _scores(task, prediction, scored, resamples)
-    rows = _rows(encoder, task, protocol, faces, scored, values, draws, seed=seed, date=date, notes=notes)
+    described = settings(protocol) | {"features": form}
+    rows = _rows(encoder, task, described, faces, scored, values, draws, seed=seed, date=date, notes=notes)
     return Evaluation(rows, prediction, scored, draws)
 
 
@@ -216,7 +217,7 @@ def _scores(
 def _rows(
     encoder: Encoder,
     task: SupervisedTask | EmbeddingTask,
-    protocol: Protocol,
+    protocol: Mapping[str, Any],
     faces: Labelled,
     scored: Labelled,
     values: Mapping[str, float],
@@ -247,7 +248,7 @@ def _rows(
                 task=task.name,
                 dataset=faces.dataset,
                 split="folds" if str(faces.split[0]).startswith("fold-") else "test",
-                protocol=settings(protocol),
+                protocol=protocol,
                 seed=seed,
                 metric=name,
                 value=float(values[name]),

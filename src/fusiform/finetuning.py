@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from fusiform.encoder import Encoder
 from fusiform.errors import Diverged
 from fusiform.nn.vit import ViT
 from fusiform.optim import TOKENS, adamw, clip_and_norm, set_lr
-from fusiform.protocols import FineTune
+from fusiform.protocols import Features, FineTune, read_out
 from fusiform.tasks.task import Classified, Labelled, Mirrored, SupervisedTask
 
 Floats = NDArray[np.float32]
@@ -25,19 +24,25 @@ Rows = NDArray[np.int64]
 
 
 class Tuned(nn.Module):
-    """An encoder with a linear head on its normalised patch tokens."""
+    """An encoder with a linear head on its normalised tokens."""
 
-    def __init__(self, vit: ViT, features: Literal["pooled", "concat", "patches"], targets: int) -> None:
+    def __init__(self, vit: ViT, features: Features, targets: int) -> None:
         super().__init__()
         self.vit, self.features = vit, features
         # an encoder without a final norm gets one here that trains with the head (MAE's and CAMD's fine-tuning)
         self.fc_norm = nn.Identity() if vit.config.final_norm else nn.LayerNorm(vit.config.width, eps=1e-6)
-        width = vit.config.width * (vit.config.patches if features == "concat" else 1)
+        width = vit.config.width * {"concat": vit.config.patches, "cls+pooled": 2}.get(features, 1)
         self.head = nn.Linear(width, targets)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 -> (B, T), or (B, P, T) for "patches"."""
-        return self.read(self.vit(images)[:, 1:])
+        tokens = self.vit(images)
+        if self.features == "cls":
+            return self.head(self.fc_norm(tokens[:, 0]))
+        if self.features == "cls+pooled":
+            both = torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
+            return self.head(self.fc_norm(both).flatten(1))
+        return self.read(tokens[:, 1:])
 
     def read(self, tokens: Tensor) -> Tensor:
         """Patch tokens (B, P, D) -> (B, T), or (B, P, T) for "patches"."""
@@ -137,7 +142,7 @@ def _model(encoder: Encoder, task: SupervisedTask, protocol: FineTune, targets: 
     vit = copy.deepcopy(encoder.vit)
     for i, block in enumerate(vit.blocks):
         block.drop_path = protocol.drop_path * i / max(len(vit.blocks) - 1, 1)  # type: ignore[assignment]
-    model = Tuned(vit, protocol.features or task.features, targets)
+    model = Tuned(vit, read_out(protocol, encoder.pooling, task.features), targets)
     nn.init.trunc_normal_(model.head.weight, std=2e-5)  # MAE's fine-tuning: start from the mean target
     nn.init.zeros_(model.head.bias)
     return model

@@ -12,16 +12,22 @@ from typing import Any, Literal
 
 from fusiform.errors import ConfigError
 
-Features = Literal["pooled", "concat", "patches"]
-"""What is seen of the tokens; see `fusiform.tasks.task.Features`."""
+Features = Literal["pooled", "concat", "patches", "cls", "cls+pooled"]
+"""What is seen of the tokens: the mean of the patch tokens (D,), all of them side by side (P·D,), each by itself
+(P, D), the class token (D,), or the class token and that mean side by side (2D,)."""
+Pooling = Literal["pooled", "cls", "cls+pooled"]
+"""The forms of an encoder's own vector of a face (`fusiform.encoder.Encoder.pooling`)."""
+POOLINGS: tuple[Pooling, ...] = ("pooled", "cls", "cls+pooled")
+WholeFace = Literal["pooled", "concat", "cls", "cls+pooled"]
 
 
 @dataclass(frozen=True)
 class Cosine:
     """Cosine similarity of embeddings, for tasks that learn nothing (verification, identification)."""
 
-    features: Literal["pooled", "concat"] = "pooled"
-    """The mean of the patch tokens, or all of them side by side."""
+    features: WholeFace | None = None
+    """What is seen of the tokens; None: the encoder's own pooling, and where it has none the mean of the patch
+    tokens."""
     layer: int | None = None
     """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
 
@@ -43,8 +49,9 @@ class KNN:
     """Neighbours asked. Fewer where the training faces are fewer."""
     temperature: float = 0.07
     """Small: only the nearest count; large: all k count alike."""
-    features: Literal["pooled", "concat"] = "pooled"
-    """The mean of the patch tokens, or all of them side by side."""
+    features: WholeFace | None = None
+    """What is seen of the tokens; None: the encoder's own pooling, and where it has none the mean of the patch
+    tokens."""
     layer: int | None = None
     """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
     standardise: bool = True
@@ -83,7 +90,8 @@ class LinearProbe:
     strengths: tuple[float, ...] = STRENGTHS
     """Ridge strengths that are tried, as multiples of the mean eigenvalue of the features' Gram matrix."""
     features: Features | None = None
-    """What the head sees; None: what the task asks for."""
+    """What the head sees; None: of whole faces the encoder's own pooling, and where it has none, or the task predicts
+    patches, what the task asks for."""
     layer: int | None = None
     """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
     balance: bool = True
@@ -130,7 +138,8 @@ class FineTune:
     flip: float = 0.5
     """Probability of mirroring a face, where the task says what that does to its targets; else it is ignored."""
     features: Features | None = None
-    """What the head sees; None: what the task asks for."""
+    """What the head sees; None: of whole faces the encoder's own pooling, and where it has none, or the task predicts
+    patches, what the task asks for."""
     clip: float | None = 1.0
     """Largest global gradient norm; None does not clip."""
 
@@ -156,3 +165,17 @@ Protocol = Cosine | KNN | LinearProbe | FineTune
 def settings(protocol: Protocol) -> dict[str, Any]:
     """Every setting of a protocol under its name: what a result row says about it."""
     return {"name": protocol.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(protocol).items()}}
+
+
+def read_out(protocol: Protocol, pooling: Pooling | None, asked: Features = "pooled") -> Features:
+    """What a protocol sees of the tokens: its own choice, else the encoder's pooling, else what the task asks for.
+
+    Args:
+        pooling: of the encoder.
+        asked: by the task; "patches" is a need and not a wish, except where neighbours vote for all patches at once.
+    """
+    if protocol.features is not None:
+        return protocol.features
+    if isinstance(protocol, Cosine | KNN):
+        return pooling or "pooled"
+    return asked if asked == "patches" or pooling is None else pooling

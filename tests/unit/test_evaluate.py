@@ -256,3 +256,52 @@ def test_protocol_settings_are_plain_and_complete() -> None:
     ):
         with pytest.raises(ConfigError):
             wrong()
+
+
+def test_class_tokens_are_the_first_tokens_and_come_from_the_same_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    encoder, images = untrained(), Brightness().read(16).images
+    with torch.inference_mode():
+        tokens = encoder.vit(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    calls = []
+    forward = type(encoder.vit).forward
+    monkeypatch.setattr(type(encoder.vit), "forward", lambda self, x, *a: calls.append(len(x)) or forward(self, x, *a))
+    for cache in (FeatureCache(), FeatureCache(max_bytes=images.shape[0] * 16 * 4 * 2)):  # all tokens; two means
+        calls.clear()
+        pooled = embed(encoder, images, cache=cache)
+        np.testing.assert_allclose(embed(encoder, images, features="cls", cache=cache), tokens[:, 0], atol=1e-6)
+        both = embed(encoder, images, features="cls+pooled", cache=cache)
+        np.testing.assert_allclose(both, np.concatenate([tokens[:, 0], pooled], 1), atol=1e-6)
+        assert calls == [len(images)]
+    np.testing.assert_array_equal(embed(encoder, images, features="cls+pooled"), both)
+
+
+@pytest.mark.parametrize("protocol", [LinearProbe(), KNN(k=3), QUICK, Cosine()], ids=lambda p: p.name)
+def test_protocols_read_what_the_encoder_was_trained_for_unless_they_say_otherwise(protocol: LinearProbe) -> None:
+    task = SamePerson() if isinstance(protocol, Cosine) else Brightness()
+
+    def row(pooling: str | None, features: str | None = None) -> ResultRow:
+        encoder = replace(untrained(), pooling=pooling)
+        return evaluate(encoder, task, replace(protocol, features=features), date=DATE, resamples=0).rows[0]
+
+    assert row(None).protocol["features"] == "pooled"
+    by_class = row("cls")
+    assert by_class.protocol["features"] == "cls"
+    assert by_class.value == row(None, "cls").value != row(None).value
+    assert row("cls", "pooled").value == row(None).value
+    assert row("cls+pooled").value not in (by_class.value, row(None).value)
+
+
+def test_an_encoders_pooling_is_in_its_card(tmp_path: Path) -> None:
+    encoder = Encoder.untrained(SHAPE, CROP, pooling="cls")
+    assert Encoder.load(encoder.save(tmp_path / "a")).pooling == "cls"
+    assert Encoder.load(untrained().save(tmp_path / "b")).pooling is None
+
+
+def test_tasks_of_patches_read_patches_whatever_the_encoder_says() -> None:
+    from fusiform.protocols import read_out
+
+    assert read_out(LinearProbe(), "cls", "patches") == "patches"
+    assert read_out(LinearProbe(), None, "concat") == "concat"
+    assert read_out(KNN(), "cls", "patches") == "cls"

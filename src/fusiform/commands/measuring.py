@@ -79,7 +79,7 @@ def measure_all(folder: Path, cells: Sequence[object], *, out: Path, seed: int =
 
     trained: Encoder = Encoder.load(folder)
     tune_cpu(next(trained.vit.parameters()).device)
-    untrained = Encoder.untrained(trained.vit.config, trained.crop, seed=seed)
+    untrained = Encoder.untrained(trained.vit.config, trained.crop, seed, trained.pooling)
     measured = []
     with Progress(len(cells), "tasks", "evaluating") as bar:
         for cell in cells:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -32,6 +33,10 @@ class Method(nn.Module, abc.ABC):
 
     views: int = 1
     """How many views of each face it takes (`data.more_views` describes those after the first)."""
+
+    pooling: Literal["pooled", "cls", "cls+pooled"] | None = None
+    """What its loss makes one vector of a face from, if that is one thing: the published encoder says so, and protocols
+    read that by default. None: tasks decide."""
 
     no_decay: tuple[str, ...] = ()
     """Last parts of names of parameters that are not decayed, besides biases, norms and those of one dimension."""

@@ -15,6 +15,7 @@ from fusiform.errors import ConfigError, WeightsError, did_you_mean
 from fusiform.faces.align import template as crop_template
 from fusiform.measurement import Crop
 from fusiform.nn.vit import ViT
+from fusiform.protocols import Pooling
 from fusiform.weights import camd, lafs, mcf, moco_v3, plain_vit
 from fusiform.weights.reading import read, state_dict
 
@@ -31,13 +32,19 @@ class Source:
     entries: tuple[str, ...]
     load: Callable[[Mapping[str, Tensor], int | None], Loaded]
     """(state dict, attention heads or None) -> encoder."""
+    pooling: Pooling | None = None
+    """What its training, and its authors' evaluations, make one vector of a picture from."""
+
+
+PLAIN_POOLING: dict[str, Pooling] = {"dino": "cls", "dinov2": "cls+pooled"}
+"""DINO's loss sees the class token alone; DINOv2's linear evaluation puts it beside the mean of the patch tokens."""
 
 
 def _plain(family: plain_vit.Family) -> Source:
     def load(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
         return plain_vit.load_encoder(released, family, heads=heads)
 
-    return Source(family.about, family.licence, family.entries, load)
+    return Source(family.about, family.licence, family.entries, load, PLAIN_POOLING.get(family.name))
 
 
 def _camd(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
@@ -87,12 +94,13 @@ SOURCES: dict[str, Source] = {name: _plain(family) for name, family in plain_vit
         partial(_mcf, branch="teacher"),
     ),
     "mcf-student": Source("MCF's trained encoder.", "none stated", ("model",), partial(_mcf, branch="student")),
-    "moco-v3": Source("MoCo v3's ViT (Chen et al., ICCV 2021).", "CC-BY-NC 4.0", ("state_dict",), _moco_v3),
+    "moco-v3": Source("MoCo v3's ViT (Chen et al., ICCV 2021).", "CC-BY-NC 4.0", ("state_dict",), _moco_v3, "cls"),
     "lafs": Source(
         "LAFS (Sun et al., CVPR 2024) or Part-fViT; of a pre-training checkpoint the teacher.",
         "MIT as stated by its authors, without a licence file",
         ("teacher", "state_dict"),
         _lafs,
+        "cls",
     ),
 }
 """Every family that `import_encoder` knows, by name."""
@@ -130,7 +138,7 @@ def import_encoder(path: Path, family: str, *, template: str = "loose", heads: i
         "left_out": left_out,
         "crop": "chosen when imported; not known of the release",
     }
-    return Encoder(vit, crop, name=family, card=card)
+    return Encoder(vit, crop, name=family, card=card, pooling=chosen.pooling)
 
 
 def _sha256(path: Path) -> str:

@@ -55,6 +55,7 @@ class SetLayout:
         tree: the unpacked folder as text, one path a line, with remarks.
         parts: official splits and subsets with their counts.
         proof: paths or glob patterns below the folder; each must match something, or the folder is not this set.
+            Alternatives are separated by |.
         census: reads labels and lists, not pixels. DataError where a label file is not of its form.
         folders: names under which the set is usually unpacked, tried below the folder of all sets; `name` is tried too.
         remark: what a reader of results should know, such as the labels' left and right, or a split that is a choice.
@@ -78,7 +79,7 @@ class SetLayout:
 
     def absent(self, folder: Path) -> list[str]:
         """The patterns of `proof` that match nothing below the folder."""
-        return [pattern for pattern in self.proof if next(folder.glob(pattern), None) is None]
+        return [p for p in self.proof if not any(next(folder.glob(one), None) for one in p.split("|"))]
 
     @property
     def how_to_get_it(self) -> str:

@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "fusiform"
 # A module imports only from its own layer or those before it (docs/decisions/0002-layers.md).
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "clock", "config", "measurement", "progress", "durable", "assets", "transfer"),
-    ("batch", "ledger", "nn", "objectives", "metrics", "pair_metrics", "protocols", "results", "intervals"),
+    ("batch", "ledger", "nn", "objectives", "metrics", "protocols", "results", "intervals"),
     ("faces", "methods", "tasks", "probes"),
     (
         *("optim", "world", "checkpoint", "run", "encoder", "weights", "recipes"),
-        *("engine", "embedding", "probing", "heads", "finetuning", "evaluate"),
+        *("engine", "embedding", "probing", "heads", "finetuning", "evaluate", "flops"),
     ),
     ("render", "curate", "compare", "infer", "export", "report", "gallery", "suite", "serve"),
     ("commands", "cli"),

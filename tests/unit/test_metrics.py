@@ -218,12 +218,6 @@ def test_angles_are_compared_the_short_way_round() -> None:
     np.testing.assert_allclose(metrics.euler_mae_degrees([[179, 0, 0]], [[-179, 0, 10]]), [2, 0, 10])
 
 
-def test_identification_rate() -> None:
-    assert metrics.identification_rate([1, 2, 6, 1]) == 0.5
-    assert metrics.identification_rate([1, 2, 6, 1], rank=5) == 0.75
-    assert np.isnan(metrics.identification_rate([]))
-
-
 @pytest.mark.parametrize(
     ("name", "higher"),
     [("nme_interocular", False), ("FR@10", False), ("AUC@10", True), ("mae_yaw", False), ("TAR@FAR=1e-3", True),

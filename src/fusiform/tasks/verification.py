@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform import metrics, pair_metrics
+from fusiform import metrics
 from fusiform.clock import stream_seed
 from fusiform.errors import DataError
 from fusiform.faces.faceset import FaceSet
@@ -160,12 +160,12 @@ class Verification:
             pair_weight = np.where(pairs.same, weight[pairs.a], weight[pairs.a] * weight[pairs.b])
         scores = {
             "AUC": metrics.auc(similarity, pairs.same, pair_weight),
-            "EER": pair_metrics.eer(similarity, pairs.same, pair_weight),
+            "EER": metrics.eer(similarity, pairs.same, pair_weight),
         }
         impostors = int((~pairs.same).sum())
         for far in FALSE_ACCEPT_RATES:
             if far * impostors >= 1:
-                point = pair_metrics.tar_at_far(similarity, pairs.same, far, pair_weight, check=weight is None)
+                point = metrics.tar_at_far(similarity, pairs.same, far, pair_weight, check=weight is None)
                 scores[f"TAR@FAR={far:g}"] = point.tar
         if self.path is not None:
             alike = np.where(pairs.same, float(IMPOSTORS), 1.0)

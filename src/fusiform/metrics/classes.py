@@ -1,0 +1,121 @@
+"""Scores of classes, from counts: confusion matrices, F1, accuracy, and the area under the ROC."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fusiform.metrics.counting import Floats, defined_mean, ratio, weights_of
+
+_BYTE = 255  # so many ones fit into a byte before it overflows
+
+
+def confusion(
+    truth: ArrayLike, prediction: ArrayLike, classes: int, ignore: int | None = None, weight: ArrayLike | None = None
+) -> Floats:
+    """Counts (classes, classes): row = truth, column = prediction. Entries whose truth is `ignore` are left out.
+
+    Raises ValueError where another label lies outside 0..classes-1, is not a whole number, or the shapes differ.
+    """
+    t, p = _labels(truth), _labels(prediction)
+    if t.shape != p.shape:
+        raise ValueError(f"{t.size} true and {p.size} predicted labels")
+    w = None if weight is None else np.asarray(weight, float).ravel()
+    if w is not None and w.shape != t.shape:
+        raise ValueError(f"{w.size} weights for {t.size} labels")
+    if ignore is not None:
+        counted = t != ignore
+        t, p, w = t[counted], p[counted], None if w is None else w[counted]
+    if t.size and (min(t.min(), p.min()) < 0 or max(t.max(), p.max()) >= classes):
+        raise ValueError(f"labels outside 0..{classes - 1}")
+    return np.bincount(t * classes + p, w, classes * classes).astype(float).reshape(classes, classes)
+
+
+def _labels(values: ArrayLike) -> NDArray[np.int64]:
+    given = np.asarray(values).ravel()
+    whole = given.astype(np.int64) if given.dtype.kind in "iub" else np.nan_to_num(given, nan=-1.5).astype(np.int64)
+    if given.dtype.kind not in "iub" and not np.array_equal(whole, given):
+        raise ValueError("labels must be whole numbers, without nan")
+    return whole
+
+
+def binary_confusions(truth: ArrayLike, prediction: ArrayLike, known: ArrayLike | None = None) -> Floats:
+    """Confusion matrices of A yes-or-no labels at once: (N, A) bools twice -> (A, 2, 2), rows = truth.
+
+    `f1_from_confusion(...)[:, 1]` is then the F1 of every attribute or action unit. Counted in one pass over the bytes,
+    so batches may be added up; entries that are not `known` (N, A) are left out.
+    """
+    t, p = np.asarray(truth, bool), np.asarray(prediction, bool)
+    k = None if known is None else np.asarray(known, bool)
+    if t.shape != p.shape or t.ndim != 2 or (k is not None and k.shape != t.shape):
+        raise ValueError(f"labels of shapes {t.shape} and {p.shape}, expected (N, A) twice")
+    if k is not None:
+        t, p = t & k, p & k
+    both, yes, said = _column_counts(t & p), _column_counts(t), _column_counts(p)
+    n = np.full(t.shape[1], float(len(t))) if k is None else _column_counts(k)
+    return np.stack([np.stack([n - yes - said + both, said - both], -1), np.stack([yes - both, both], -1)], -2)
+
+
+def _column_counts(flags: NDArray[np.bool_]) -> Floats:
+    """How many are true in each column. Bytes are added 255 rows at a time, sixteen or more columns per instruction."""
+    ones = np.ascontiguousarray(flags).view(np.uint8)
+    whole = len(ones) // _BYTE * _BYTE
+    groups = ones[:whole].reshape(-1, _BYTE, ones.shape[1]).sum(1, dtype=np.uint8)
+    counts: Floats = groups.sum(0, dtype=np.float64) + ones[whole:].sum(0, dtype=np.float64)
+    return counts
+
+
+def f1_from_confusion(matrix: ArrayLike, *, absent: float = float("nan")) -> Floats:
+    """F1 = 2 TP / (2 TP + FP + FN) of each class, from counts pooled over all pixels or faces (..., C, C) -> (..., C).
+
+    Face parsing reports the mean of these over the classes without background, from counts pooled over the whole test
+    set (FaRL, LaPa), not per image; action units report the F1 of class 1 of each unit's 2x2 counts, pooled over
+    frames.
+
+    Args:
+        matrix: rows = truth, columns = prediction.
+        absent: value of a class that neither occurs nor is predicted: undefined (nan) by default, because it says
+            nothing; scikit-learn's `zero_division=0` is `absent=0`. A class that occurs but is never predicted, or is
+            predicted but never occurs, has F1 = 0 in either case.
+
+    Raises:
+        ValueError: not square, or a negative count.
+    """
+    m = np.asarray(matrix, float)
+    if m.ndim < 2 or m.shape[-1] != m.shape[-2] or (m < 0).any():
+        raise ValueError(f"confusion counts of shape {m.shape}, expected (..., C, C) without negative counts")
+    seen = m.sum(-1) + m.sum(-2)
+    return np.where(seen == 0, absent, ratio(2 * np.diagonal(m, axis1=-2, axis2=-1), seen))
+
+
+def balanced_accuracy(matrix: ArrayLike) -> float:
+    """Mean recall over the classes that occur in the truth, from a confusion matrix (scikit-learn's definition)."""
+    m = np.asarray(matrix, float)
+    return defined_mean(ratio(np.diagonal(m), m.sum(1)))
+
+
+def accuracy(matrix: ArrayLike) -> float:
+    """Share of entries on the diagonal of a confusion matrix; nan when it is empty."""
+    m = np.asarray(matrix, float)
+    return float(ratio(np.trace(m), m.sum()))
+
+
+def macro_f1(matrix: ArrayLike) -> float:
+    """Mean F1 over the classes that occur in truth or prediction (scikit-learn's `f1_score(average="macro")`)."""
+    return defined_mean(f1_from_confusion(matrix))
+
+
+def auc(score: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """Area under the ROC: the chance that a positive scores above a negative, ties counted half (Mann-Whitney U).
+
+    nan where one of the two kinds is missing or has no weight. ValueError where a score is nan.
+    """
+    s, y = np.asarray(score, float), np.asarray(positive, bool)
+    if s.ndim != 1 or s.shape != y.shape or np.isnan(s).any():
+        raise ValueError(f"scores {s.shape} and labels {y.shape}: expected one length and no nan")
+    w = weights_of(weight, len(s))
+    values, place = np.unique(s, return_inverse=True)
+    good = np.bincount(place, w * y, len(values))
+    bad = np.bincount(place, w * ~y, len(values))
+    below = np.concatenate([[0.0], np.cumsum(bad)[:-1]])
+    return float(ratio((good * (below + bad / 2)).sum(), good.sum() * bad.sum()))

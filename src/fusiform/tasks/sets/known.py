@@ -7,7 +7,7 @@ import importlib
 from fusiform.errors import ConfigError, did_you_mean
 from fusiform.tasks.sets.layout import SetLayout
 
-READERS: tuple[str, ...] = ()
+READERS: tuple[str, ...] = ("w300", "wflw", "aflw19", "cofw")
 """Modules of `fusiform.tasks.sets`; each has `LAYOUTS`, a tuple of `SetLayout`."""
 
 

@@ -1,0 +1,81 @@
+"""Faces with landmarks as the readers of the alignment sets give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.errors import DataError
+from fusiform.tasks.sets.layout import Census, Part
+from fusiform.tasks.sets.placing import PlacedFace, Reader, read_picture
+
+
+@dataclass(frozen=True, eq=False)
+class PointedFace:
+    """A face, its points in picture pixels with pixel centres at .5, and the subsets of "test" that it belongs to."""
+
+    face: PlacedFace
+    points: NDArray[np.float64]
+    """(K, 2)."""
+    visible: NDArray[np.bool_] | None = None
+    """(K,) where the set says it. All points count in the published errors, visible or not."""
+    subsets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class PointedSet:
+    """What the reader of an alignment set found in a folder."""
+
+    faces: tuple[PointedFace, ...]
+    missing: tuple[str, ...] = ()
+    """Pictures that the labels name and that are not there; their faces are not among `faces`."""
+    read: Reader = read_picture
+
+    def census(self, subsets: Sequence[str] = ()) -> Census:
+        """Counts of "train" and "test" and of each subset as "test/NAME"."""
+        names = [each.face.split for each in self.faces]
+        parts = [Part(name, faces=names.count(name)) for name in ("train", "test")]
+        parts += [
+            Part(f"test/{name}", faces=sum(name in each.subsets for each in self.faces if each.face.split == "test"))
+            for name in subsets
+        ]
+        return Census(tuple(parts), missing=self.missing)
+
+
+def finite_points(points: NDArray[np.float64], count: int, what: str) -> NDArray[np.float64]:
+    """The points, or `DataError` where they are not (count, 2) finite numbers."""
+    if points.shape != (count, 2) or not np.isfinite(points).all():
+        raise DataError(
+            f"The points of {what} have shape {points.shape}, or are not all finite", expected=f"{count} pairs x, y"
+        )
+    return points
+
+
+def loaded_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    """Variables of a MATLAB file before version 7.3.
+
+    Raises:
+        DataError: not such a file, damaged, without one of the variables, or scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat  # type: ignore[attr-defined]
+    except ImportError:
+        raise DataError(f"Reading '{path}' needs scipy", do="pip install 'fusiform[sets]'") from None
+    try:
+        found: dict[str, NDArray[np.generic]] = loadmat(path, variable_names=list(names))  # type: ignore[no-untyped-call]
+    except FileNotFoundError:
+        raise DataError(f"There is no file '{path}'", expected="the set's MATLAB file") from None
+    except Exception as error:  # scipy raises what its parsing stumbles over: ValueError, TypeError, zlib.error ...
+        raise DataError(
+            f"'{path}' cannot be read as a MATLAB file ({type(error).__name__}: {error})",
+            expected="a whole .mat file of version 5 to 7.2",
+            do="fetch the file again",
+        ) from error
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise DataError(f"'{path}' has no variable {', '.join(absent)}", expected="the set's own file")
+    return {name: found[name] for name in names}

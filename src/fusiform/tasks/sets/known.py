@@ -7,7 +7,11 @@ import importlib
 from fusiform.errors import ConfigError, did_you_mean
 from fusiform.tasks.sets.layout import SetLayout
 
-READERS: tuple[str, ...] = ("w300", "wflw", "aflw19", "cofw")
+READERS: tuple[str, ...] = (
+    *("w300", "wflw", "aflw19", "cofw"),
+    *("celeba", "lfwa", "maad", "raf_db", "affectnet", "ferplus", "bp4d", "disfa", "aff_wild2", "utkface", "morph"),
+    *("faceforensics", "celeb_df", "oulu"),
+)
 """Modules of `fusiform.tasks.sets`; each has `LAYOUTS`, a tuple of `SetLayout`."""
 
 

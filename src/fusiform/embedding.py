@@ -17,6 +17,9 @@ from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, DataError
 from fusiform.protocols import Features
 
+WIDE: tuple[Features, ...] = ("concat", "patches", "cls+concat")
+"""Forms that need every token."""
+
 Floats = NDArray[np.float32]
 Key = tuple[str, ...]
 
@@ -88,13 +91,14 @@ def embed(
     Args:
         images: (N, S, S, 3) uint8 RGB with S the encoder's image size.
         features: "pooled": mean of the patch tokens; "concat": all of them side by side; "patches": each by itself;
-            "cls": the class token, which methods that do not train it leave at noise; "cls+pooled": both side by side.
+            "cls": the class token, which methods that do not train it leave at noise; "cls+pooled": both side by side;
+            "cls+concat": the class token beside all patch tokens.
         layer: block, from 0; None: the output after the final norm.
         batch: faces per forward pass; changes memory, not results (beyond rounding).
         cache: where features are looked up and kept.
 
     Returns:
-        float32 (N, D), (N, P·D), (N, P, D) or (N, 2D).
+        float32 (N, D), (N, P·D), (N, P, D), (N, 2D) or (N, D + P·D).
 
     Raises:
         DataError: images of another shape or type.
@@ -112,13 +116,13 @@ def embed(
     identity = feature_key(encoder, images, features, layer)[:-1] if cache is not None else ()
     if cache is not None:
         first, rest = cache.get((*identity, "cls")), cache.get((*identity, "patches"))
-        if rest is None and features not in ("concat", "patches"):
+        if rest is None and features not in WIDE:
             rest = cache.get((*identity, "pooled"))
         if (first is not None or "cls" not in features) and (rest is not None or features == "cls"):
             return _shape(first, rest, features)
     # Keep all tokens where they fit: every form follows from them, so the next task costs nothing.
     fits = cache is not None and len(images) * P * D * 4 <= cache.max_bytes // 4
-    keep_tokens = features in ("concat", "patches") or fits
+    keep_tokens = features in WIDE or fits
     out = np.empty((len(images), P, D) if keep_tokens else (len(images), D), np.float32)
     classes = np.empty((len(images), D), np.float32)
     vit = encoder.vit
@@ -154,6 +158,8 @@ def _shape(classes: Floats, tokens: Floats, features: Features) -> Floats:
         return classes
     if features == "concat":
         return tokens.reshape(len(tokens), -1)
+    if features == "cls+concat":
+        return np.concatenate([classes, tokens.reshape(len(tokens), -1)], 1)
     if features == "patches":
         return tokens
     pooled: Floats = tokens.mean(1, dtype=np.float32) if tokens.ndim == 3 else tokens

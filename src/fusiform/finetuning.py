@@ -1,23 +1,27 @@
-"""The loop behind `FineTune`: every weight of the encoder and a linear head, from labels."""
+"""The loop behind `FineTune`: every weight of the encoder and a head, from labels."""
 
 from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fusiform.clock import Clock, Cosine
 from fusiform.encoder import Encoder
 from fusiform.errors import Diverged
+from fusiform.goals import Goal, goal_of, head_of
+from fusiform.nn.averaging import moving_average
+from fusiform.nn.dense_upernet import UPerNet, usual_taps
+from fusiform.nn.vector_head import AttentiveHead
 from fusiform.nn.vit import ViT
 from fusiform.optim import TOKENS, adamw, clip_and_norm, set_lr
 from fusiform.protocols import Features, FineTune, read_out
-from fusiform.tasks.task import Classified, Labelled, Mirrored, SupervisedTask
+from fusiform.tasks.task import Labelled, Mirrored, SupervisedTask
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -31,7 +35,11 @@ class Tuned(nn.Module):
         self.vit, self.features = vit, features
         # an encoder without a final norm gets one here that trains with the head (MAE's and CAMD's fine-tuning)
         self.fc_norm = nn.Identity() if vit.config.final_norm else nn.LayerNorm(vit.config.width, eps=1e-6)
-        width = vit.config.width * {"concat": vit.config.patches, "cls+pooled": 2}.get(features, 1)
+        width = vit.config.width * {
+            "concat": vit.config.patches,
+            "cls+pooled": 2,
+            "cls+concat": vit.config.patches + 1,
+        }.get(features, 1)
         self.head = nn.Linear(width, targets)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,17 +50,31 @@ class Tuned(nn.Module):
         if self.features == "cls+pooled":
             both = torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
             return self.head(self.fc_norm(both).flatten(1))
-        return self.read(tokens[:, 1:])
+        return self.read(tokens if self.features == "cls+concat" else tokens[:, 1:])
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Patch tokens (B, P, D) -> (B, T), or (B, P, T) for "patches"."""
+        """Patch tokens (B, P, D), or all of them for "cls+concat", -> (B, T), or (B, P, T) for "patches"."""
         if self.features == "pooled":
             return self.head(self.fc_norm(tokens.mean(1)))
         tokens = self.fc_norm(tokens)
-        if self.features == "concat":
+        if self.features in ("concat", "cls+concat"):
             # Over P, so that a head with the same weights for every patch is the pooled head, and a step of Adam moves
             # the output as far as it does there.
             tokens = tokens.flatten(1) / tokens.shape[1]
+        out: Tensor = self.head(tokens)
+        return out
+
+
+class Tapped(nn.Module):
+    """An encoder with a head on the tokens of several blocks, or on all of its output where `taps` is empty."""
+
+    def __init__(self, vit: ViT, head: nn.Module, taps: tuple[int, ...]) -> None:
+        super().__init__()
+        self.vit, self.head, self.taps = vit, head, taps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> (B, T) or (B, K, M, M)."""
+        tokens = [t[:, 1:] for t in self.vit.taps(images, self.taps)] if self.taps else [self.vit(images)]
         out: Tensor = self.head(tokens)
         return out
 
@@ -74,7 +96,7 @@ def fine_tune(
     The encoder itself is not changed: a copy is trained. Everything random follows from `seed`.
 
     Args:
-        fit, choose, test: rows of `faces`, with different people.
+        fit, choose, test: rows of `faces`, with different people (unless the protocol says that it chooses on test).
 
     Returns:
         In the layout of `task.encode`: (len(test), ...); for classes, logits.
@@ -82,106 +104,162 @@ def fine_tune(
     Raises:
         Diverged: a loss is not finite.
     """
-    grid = encoder.vit.config.grid
+    config = encoder.vit.config
+    goal = goal_of(task, protocol, faces, fit, config.grid, config.image_size)
     steps = math.ceil(len(fit) / protocol.faces_per_step)
-    clock = Clock(0, protocol.epochs * steps, seed=seed, steps_per_epoch=steps)
-    classes = isinstance(task, Classified)
-    centre, spread = _statistics(task, faces, fit, grid)
-    if classes:
-        centre, spread = torch.zeros_like(centre), torch.ones_like(spread)
+    run = _Run(protocol, steps, seed, round(protocol.head_first * protocol.epochs))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(clock.stream("head"))
-        model = _model(encoder, task, protocol, len(centre)).to(device)
-        optimizer = adamw(
-            model.named_parameters(),
-            protocol.peak_lr,
-            protocol.weight_decay,
-            protocol.betas,
-            layer_decay=protocol.layer_decay,
-            depth=encoder.vit.config.depth,
-            no_decay=TOKENS,
-        )
-        schedule = Cosine(protocol.peak_lr, warmup=protocol.warmup)
+        torch.manual_seed(run.clock(0).stream("head"))
+        model = _model(encoder, task, protocol, goal).to(device)
+        free = [p for p in model.vit.parameters() if p.requires_grad]
+        optimizer = _optimizer(model, protocol, config.depth)
+        average = _state(model) if protocol.ema is not None else None
         best, best_state = -math.inf, model.state_dict()
         for epoch in range(protocol.epochs):
-            model.train()
-            now = Clock(epoch * steps, clock.total_steps, seed=seed, steps_per_epoch=steps)
-            order = now.generator("order").permutation(fit)
+            _set_mode(model, free, head_only=epoch < run.head_epochs)
+            order = run.clock(epoch * steps).generator("order").permutation(fit)
             for i in range(steps):
-                now = Clock(epoch * steps + i, clock.total_steps, seed=seed, steps_per_epoch=steps)
+                now = run.clock(epoch * steps + i)
                 torch.manual_seed(now.stream("drop-path"))
                 rows = np.sort(order[i * protocol.faces_per_step : (i + 1) * protocol.faces_per_step])
-                pixels, target = _batch(task, protocol, faces, rows, grid, now)
-                output = model(pixels.to(device))
-                if classes:
-                    loss = F.cross_entropy(output, target.to(device), label_smoothing=protocol.label_smoothing)
-                else:
-                    loss = F.mse_loss(output, ((target - centre) / spread).to(device))
+                if goal.net != "vector" and len(rows) == 1:  # its norms need two
+                    rows = np.sort(np.append(rows, order[0]))
+                pixels, target = _batch(task, protocol, goal, faces, rows, now)
+                pixels, target = _mixed(protocol, goal, pixels, target, now)
+                loss = goal.loss(model(pixels.to(device)), target.to(device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 clip_and_norm(model.parameters(), protocol.clip)
-                set_lr(optimizer, schedule(now))
+                set_lr(optimizer, run.lr(now))
                 optimizer.step()
+                if average is not None and protocol.ema is not None:
+                    moving_average(average, model, protocol.ema, now.step)
                 if not math.isfinite(value := loss.item()):
                     raise Diverged(
                         f"Fine-tuning {encoder.name} on {task.name} has loss {value} at step {now.step}",
                         do=f"try a smaller --fine-tune.lr-per-256 than {protocol.lr_per_256:g}",
                     )
+            trained = None
+            if average is not None:
+                trained = _state(model)
+                model.load_state_dict(average)
             held_out = faces.rows(choose)
-            output_there = _predict(model, faces, choose, centre, spread, device)
-            score = task.score(task.decode(output_there, held_out, grid), held_out)[task.metric]
+            output_there = _predict(model, goal, faces, choose, device)
+            score = task.score(task.decode(output_there, held_out, config.grid), held_out)[task.metric]
             signed = score if task.higher_is_better else -score
             if signed > best or epoch == 0:
                 best = signed if math.isfinite(signed) else -math.inf
-                best_state = copy.deepcopy(model.state_dict())
+                best_state = _state(model)
+            if trained is not None:
+                model.load_state_dict(trained)
         model.load_state_dict(best_state)
-    return _predict(model, faces, test, centre, spread, device)
+    return _predict(model, goal, faces, test, device)
 
 
-def _model(encoder: Encoder, task: SupervisedTask, protocol: FineTune, targets: int) -> Tuned:
-    vit = copy.deepcopy(encoder.vit)
+@dataclass(frozen=True)
+class _Run:
+    """When what happens: epochs of the head alone first, then of everything, each with its own schedule."""
+
+    protocol: FineTune
+    steps: int
+    """In an epoch."""
+    seed: int
+    head_epochs: int
+
+    def clock(self, step: int) -> Clock:
+        return Clock(step, self.protocol.epochs * self.steps, seed=self.seed, steps_per_epoch=self.steps)
+
+    def lr(self, now: Clock) -> float:
+        """Learning rate of the last block."""
+        first = self.head_epochs * self.steps
+        begin, end = (0, first) if now.step < first else (first, self.protocol.epochs * self.steps)
+        part = Clock(now.step - begin, end - begin)
+        protocol = self.protocol
+        if protocol.schedule == "cosine":
+            return Cosine(protocol.peak_lr, warmup=protocol.warmup)(part)
+        rising = min(part.progress / protocol.warmup, 1.0) if protocol.warmup else 1.0
+        late = protocol.schedule == "step" and part.progress >= 2 / 3
+        return protocol.peak_lr * rising * (0.1 if late else 1.0)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _set_mode(model: nn.Module, free: list[nn.Parameter], *, head_only: bool) -> None:
+    """Training mode; while the head alone trains, the encoder is as it is in use."""
+    model.train()
+    if head_only:
+        model.vit.eval()  # type: ignore[operator]
+    for parameter in free:
+        parameter.requires_grad_(not head_only)
+        parameter.grad = None
+
+
+def _optimizer(model: nn.Module, protocol: FineTune, depth: int) -> torch.optim.AdamW:
+    def group(named: list[tuple[str, nn.Parameter]], lr: float) -> torch.optim.AdamW:
+        decay = protocol.layer_decay
+        return adamw(named, lr, protocol.weight_decay, protocol.betas, layer_decay=decay, depth=depth, no_decay=TOKENS)
+
+    every = list(model.named_parameters())
+    if protocol.head_lr == 1.0:
+        return group(every, protocol.peak_lr)
+    optimizer = group([pair for pair in every if pair[0].startswith("vit.")], protocol.peak_lr)
+    faster = group([pair for pair in every if not pair[0].startswith("vit.")], protocol.peak_lr * protocol.head_lr)
+    for settings in faster.param_groups:
+        named = list(zip(settings["param_names"], settings["params"], strict=True))
+        kept = {k: v for k, v in settings.items() if k != "param_names"}
+        optimizer.add_param_group(kept | {"params": named, "lr_scale": settings["lr_scale"] * protocol.head_lr})
+    return optimizer
+
+
+def _model(encoder: Encoder, task: SupervisedTask, protocol: FineTune, goal: Goal) -> Tuned | Tapped:
+    vit, config = copy.deepcopy(encoder.vit), encoder.vit.config
     for i, block in enumerate(vit.blocks):
         block.drop_path = protocol.drop_path * i / max(len(vit.blocks) - 1, 1)  # type: ignore[assignment]
-    model = Tuned(vit, read_out(protocol, encoder.pooling, task.features), targets)
+    if goal.net == "upernet":
+        dense = protocol.dense
+        head = UPerNet(config.width, goal.outputs, dense.width or config.width, dense.dropout)
+        return Tapped(vit, head, dense.taps or usual_taps(config.depth))
+    if head_of(task, protocol) == "attentive":
+        return Tapped(vit, AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs), ())
+    model = Tuned(vit, read_out(protocol, encoder.pooling, task.features), goal.outputs)
     nn.init.trunc_normal_(model.head.weight, std=2e-5)  # MAE's fine-tuning: start from the mean target
     nn.init.zeros_(model.head.bias)
     return model
 
 
-def _statistics(task: SupervisedTask, faces: Labelled, rows: Rows, grid: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (T,) of the encoded targets; the latter 1 where a target never changes."""
-    total, first, second = 0, torch.zeros(()), torch.zeros(())
-    for start in range(0, len(rows), 256):
-        encoded = task.encode(faces.rows(rows[start : start + 256]), grid)
-        y = torch.from_numpy(np.ascontiguousarray(encoded)).double().flatten(0, -2)
-        total, first, second = total + len(y), first + y.sum(0), second + (y**2).sum(0)
-    mean = first / total
-    spread = (second / total - mean**2).clamp_min(0).sqrt()
-    return mean.float(), torch.where(spread > 1e-6, spread, torch.ones_like(spread)).float()
-
-
 def _batch(
-    task: SupervisedTask, protocol: FineTune, faces: Labelled, rows: Rows, grid: int, clock: Clock
+    task: SupervisedTask, protocol: FineTune, goal: Goal, faces: Labelled, rows: Rows, clock: Clock
 ) -> tuple[Tensor, Tensor]:
-    """Pixels (B, 3, S, S) uint8 and encoded targets, some of both mirrored where the task knows how."""
-    images, target = faces.images[rows], np.asarray(task.encode(faces.rows(rows), grid), np.float32)
+    """Pixels (B, 3, S, S) uint8 and targets, some of both mirrored where the task knows how."""
+    images, flipped = faces.images[rows], np.zeros(len(rows), np.bool_)
     if protocol.flip > 0 and isinstance(task, Mirrored):
         flipped = clock.generator("flip").random(len(rows)) < protocol.flip
-        images, target = images.copy(), target.copy()
+        images = images.copy()
         images[flipped] = images[flipped, :, ::-1]
-        target[flipped] = task.mirror(target[flipped])
-    return _pixels(images), torch.from_numpy(target)
+    return _pixels(images), goal.target(faces.rows(rows), flipped)
+
+
+def _mixed(protocol: FineTune, goal: Goal, pixels: Tensor, target: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+    """Each face mixed with another of the batch by one share, and so the targets (Zhang et al., "mixup", 2018)."""
+    if protocol.mixup <= 0 or goal.net != "vector" or target.ndim != 2:
+        return pixels, target
+    rng = clock.generator("mixup")
+    share, partner = float(rng.beta(protocol.mixup, protocol.mixup)), torch.from_numpy(rng.permutation(len(pixels)))
+    mixed = share * pixels.float() + (1 - share) * pixels[partner].float()
+    return mixed.round().to(torch.uint8), share * target + (1 - share) * target[partner]
 
 
 def _pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def _predict(model: Tuned, faces: Labelled, rows: Rows, centre: Tensor, spread: Tensor, device: str) -> Floats:
+def _predict(model: nn.Module, goal: Goal, faces: Labelled, rows: Rows, device: str) -> Floats:
     model.eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(rows), 256):
             output = model(_pixels(faces.images[rows[start : start + 256]]).to(device)).float().cpu()
-            parts.append((output * spread + centre).numpy())
+            parts.append(goal.answer(output).numpy())
     return np.concatenate(parts)

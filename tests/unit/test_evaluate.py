@@ -275,6 +275,8 @@ def test_class_tokens_are_the_first_tokens_and_come_from_the_same_pass(monkeypat
         np.testing.assert_allclose(both, np.concatenate([tokens[:, 0], pooled], 1), atol=1e-6)
         assert calls == [len(images)]
     np.testing.assert_array_equal(embed(encoder, images, features="cls+pooled"), both)
+    everything = embed(encoder, images, features="cls+concat")
+    np.testing.assert_allclose(everything, tokens.reshape(len(images), -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("protocol", [LinearProbe(), KNN(k=3), QUICK, Cosine()], ids=lambda p: p.name)
@@ -303,5 +305,6 @@ def test_tasks_of_patches_read_patches_whatever_the_encoder_says() -> None:
     from fusiform.protocols import read_out
 
     assert read_out(LinearProbe(), "cls", "patches") == "patches"
-    assert read_out(LinearProbe(), None, "concat") == "concat"
+    assert read_out(LinearProbe(), None, "concat") == read_out(LinearProbe(), "pooled", "concat") == "concat"
+    assert read_out(LinearProbe(), "cls", "concat") == "cls+concat"
     assert read_out(KNN(), "cls", "patches") == "cls"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import DataError
-from fusiform.tasks.sets.layout import Census, Part
-from fusiform.tasks.sets.placing import PlacedFace, Reader, read_picture
+from fusiform.tasks.photos import Jitter
+from fusiform.tasks.sets.layout import Census, Part, SetLayout
+from fusiform.tasks.sets.placing import PlacedFace, Placing, Reader, cut_placed, read_picture, taken
+from fusiform.tasks.sets.points import box_lengths, point_scheme
+from fusiform.tasks.task import Labelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,74 @@ class PointedSet:
             for name in subsets
         ]
         return Census(tuple(parts), missing=self.missing)
+
+
+@dataclass(frozen=True)
+class AlignmentSet:
+    """What the alignment task knows of a public set."""
+
+    layout: SetLayout
+    scheme: str
+    """Of the points, see `fusiform.tasks.sets.points`."""
+    subsets: tuple[str, ...]
+    """Official subsets of "test"."""
+    deciding: str
+    """Normalizer of the number that papers print."""
+    read: Callable[[Path], PointedSet]
+
+
+def labelled_points(
+    of: AlignmentSet,
+    found: PointedSet,
+    size: int,
+    *,
+    train_faces: int | None,
+    placed: Placing,
+    jitter: Jitter,
+    copies: int,
+    incomplete: bool,
+    notes: Mapping[str, int],
+) -> Labelled:
+    """Crops with their points: target (N, K, 2) in crop pixels; extra "box" and "diag" (N,) in crop pixels, and
+    "subset" (N, len(of.subsets)) bool.
+
+    Raises:
+        DataError: pictures cannot be read (and `incomplete` is not set), or labels place no crop.
+    """
+    split = np.array([each.face.split for each in found.faces])
+    rows = taken(split, [each.face.key for each in found.faces], of.layout.name, train_faces)
+    chosen = [found.faces[i] for i in rows.tolist()]
+    crops = cut_placed(
+        [each.face for each in chosen],
+        size,
+        name=of.layout.name,
+        placed=placed,
+        jitter=jitter,
+        copies=copies,
+        incomplete=incomplete,
+        read=found.read,
+        points=of.scheme,
+    )
+    flip = point_scheme(of.scheme).flip
+    faces = [chosen[row] for row in crops.row.tolist()]
+    target = np.array([crops.points(i, each.points, flip) for i, each in enumerate(faces)], np.float32)
+    scale = np.array([crops.placement(i).scale for i in range(len(crops))])
+    lengths = {name: each * scale for name, each in box_lengths([each.face.box for each in faces]).items()}
+    subset = np.array([[name in each.subsets for name in of.subsets] for each in faces], np.bool_)
+    split = np.array([each.face.split for each in faces])
+    counted = {f"test faces in {name}": int(subset[split == "test", i].sum()) for i, name in enumerate(of.subsets)}
+    used = {f"faces in {name}": int(((split == name) & (crops.copy == 0)).sum()) for name in ("train", "test")}
+    return Labelled(
+        dataset=of.layout.name,
+        images=crops.images,
+        target=target,
+        person=np.array([each.face.person for each in faces]),
+        split=split,
+        keys=np.array([each.face.key for each in faces]),
+        crop=crops.crop,
+        extra={"train_only": crops.copy > 0, "subset": subset.reshape(len(faces), len(of.subsets)), **lengths},
+        notes={**notes, **crops.notes, **used, **counted},
+    )
 
 
 def finite_points(points: NDArray[np.float64], count: int, what: str) -> NDArray[np.float64]:

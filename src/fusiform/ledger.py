@@ -53,7 +53,7 @@ class LedgerRow:
     score: float | None = None
     """Detector's confidence."""
     quality: float | None = None
-    """Face quality, higher is better; the data card names the measure."""
+    """Face quality from 0 to 1, higher is better (`fusiform.curate.screen.quality`)."""
     matrix: tuple[float, float, float, float, float, float] | None = None
     """`Placement.matrix` row by row: photo to crop, continuous coordinates."""
     template: str = ""
@@ -73,8 +73,32 @@ class LedgerRow:
     size: int | None = None
     """Bytes of the picture's file."""
     mtime_ns: int | None = None
+    group: str = ""
+    """Key of the best of the copies that the face is one of; empty where it has none."""
+    subject_from: str = ""
+    """`given`, or `inferred` where faces were grouped by their features; empty without a subject."""
+    face_phash: int | None = None
+    """64-bit perceptual hash of the crop."""
+    presence: float | None = None
+    """Landmark model's own certainty that it looks at a face."""
+    side: float | None = None
+    """Shorter side of the face in its picture, pixels; this and what follows as in `fusiform.curate.measure`."""
+    sharpness: float | None = None
+    brightness: float | None = None
+    contrast: float | None = None
+    clipped: float | None = None
+    yaw: float | None = None
+    pitch: float | None = None
+    roll: float | None = None
+    disagreement: float | None = None
+    look: bytes | None = None
+    """Thumbnails of picture and crop, for finding copies; only in commits."""
 
 
+MEASURES = (
+    *("presence", "side", "sharpness", "brightness", "contrast", "clipped"),
+    *("yaw", "pitch", "roll", "disagreement"),
+)
 SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -100,9 +124,17 @@ SCHEMA = pa.schema(
         pa.field("format", pa.string()),
         pa.field("size", pa.int64()),
         pa.field("mtime_ns", pa.int64()),
+        pa.field("group", pa.string()),
+        pa.field("subject_from", pa.string()),
+        pa.field("face_phash", pa.uint64()),
+        *(pa.field(name, pa.float32()) for name in MEASURES),
+        pa.field("look", pa.binary()),
     ],
     metadata={"fusiform.ledger": str(LEDGER_VERSION)},
 )
+
+LATER = ("group", "subject_from", "face_phash", *MEASURES, "look")
+"""Columns that ledgers of the first version lack."""
 
 
 def to_table(rows: Sequence[LedgerRow]) -> pa.Table:
@@ -147,13 +179,21 @@ def read_ledger(path: Path) -> pa.Table:
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"The ledger '{file}' cannot be read ({error})", do="fusiform shards verify SET") from error
-    lacking = [name for name in SCHEMA.names if name not in table.column_names]
+    lacking = [name for name in SCHEMA.names if name not in table.column_names and name not in LATER]
     if lacking:
         raise DataError(
             f"The ledger '{file}' lacks the columns {lacking}",
             expected=f"ledger version {LEDGER_VERSION}",
             do="use the version of fusiform that wrote it",
         )
+    return conformed(table)
+
+
+def conformed(table: pa.Table) -> pa.Table:
+    """A table with the columns of `SCHEMA` in their order; those that came later than its writer are null."""
+    for name in LATER:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
     return table.select(SCHEMA.names).cast(SCHEMA)
 
 

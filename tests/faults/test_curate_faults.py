@@ -173,19 +173,19 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(tmp_path: Path, mon
 def test_a_file_that_vanishes_or_turns_into_a_pipe_after_the_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fusiform.curate.pipeline as pipeline
+    import fusiform.curate.listing as listing
 
     photos = folder(tmp_path / "photos", 8)
-    scan = pipeline.scan
+    scan = listing.scan
 
     def scan_then_change(*args: object, **options: object) -> object:
-        files = scan(*args, **options)  # type: ignore[arg-type]
+        files = list(scan(*args, **options))  # type: ignore[arg-type]
         (photos / "001.png").unlink()
         (photos / "002.png").unlink()
         os.mkfifo(photos / "002.png")
         return files
 
-    monkeypatch.setattr(pipeline, "scan", scan_then_change)
+    monkeypatch.setattr(listing, "scan", scan_then_change)
     make(photos, tmp_path / "set")
     got = outcomes(tmp_path / "set")
     assert got["001.png"] == "unreadable"

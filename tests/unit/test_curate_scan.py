@@ -15,7 +15,7 @@ from fusiform.errors import DataError
 
 
 def found(root: Path, **options: object) -> dict[str, SourceFile]:
-    rows = scan(label_sources([root], {}), **options)  # type: ignore[arg-type]
+    rows = list(scan(label_sources([root], {}), **options))  # type: ignore[arg-type]
     assert len({row.name for row in rows}) == len(rows)
     return {row.name: row for row in rows}
 

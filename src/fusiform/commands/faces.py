@@ -20,8 +20,9 @@ class CurateFlags:
 
     Typed again after a stop, it goes on; typed again later, it does only what is new."""
 
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders, searched to the bottom, or single photos."""
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders, searched to the bottom, or single photos; tar, zip, Parquet, LMDB and .rec files among them are opened.
+    @FILE is a list of addresses, s3://BUCKET/FOLDER an object store."""
     out: Path
     """Folder of the set."""
     options: Annotated[CurateOptions, tyro.conf.arg(name="")] = field(default_factory=CurateOptions)

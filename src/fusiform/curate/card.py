@@ -88,13 +88,13 @@ def describe(
     kept = table.filter(is_kept)
     kept_files = pc.unique(kept["path"])
     in_kept_file = pc.is_in(table["path"], value_set=kept_files)
-    refused = table.filter(pc.invert(in_kept_file))
+    refused = _first_of_each(table.filter(pc.invert(in_kept_file)))
     left_out = table.filter(pc.and_(in_kept_file, pc.invert(is_kept)))
     seen = len(pc.unique(table["path"]))
     if seen != len(kept_files) + refused.num_rows:
         raise DataError(
             f"'{faces.folder}' has {seen} files, but {len(kept_files)} kept and {refused.num_rows} refused",
-            expected="one row for each refused file",
+            expected="a row for each file",
         )
     unsure = pc.sum(pc.match_substring(pc.fill_null(kept["detail"], ""), "landmark model unsure")).as_py() or 0
     people = [p for p in pc.unique(kept["subject"]).to_pylist() if p]
@@ -186,6 +186,15 @@ def render(
     )
 
 
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """The first row of each picture, whose reason is the picture's: rows of its other faces may follow."""
+    if not table.num_rows:
+        return table
+    numbered = table.select(["path"]).append_column("row", pa.array(np.arange(table.num_rows)))
+    firsts = numbered.group_by("path").aggregate([("row", "min")])["row_min"]
+    return table.take(pa.array(np.sort(firsts.to_numpy())))
+
+
 def _count(column: Any) -> list[tuple[str, int]]:
     counts = [(c["values"] or "", c["counts"]) for c in pc.value_counts(column).to_pylist()]
     return sorted(counts, key=lambda c: (-c[1], c[0]))
@@ -244,12 +253,15 @@ def _vanished_note(vanished: Sequence[str]) -> list[str]:
 
 
 def _command(record: Mapping[str, Any], options: CurateOptions) -> str:
-    default = CurateOptions()
-    shown = {**record["options"], "licence": options.licence, "source": options.source, "consent": options.consent}
+    plain = CurateOptions()
+    rights = {name: getattr(options, name) for name in ("licence", "source", "consent")}
+    shown = {**record["options"], **options.deciding(), **rights}
+    default = {**plain.binding(), **plain.deciding(), **{name: getattr(plain, name) for name in rights}}
     flags = []
     for name, value in shown.items():
-        if value != getattr(default, name):
-            flags.append(f"--{name.replace('_', '-')} {_quoted(str(value))}")
+        if value != default.get(name, value):
+            words = " ".join(_quoted(str(v)) for v in (value if isinstance(value, list) else [value]))
+            flags.append(f"--{name.replace('_', '-')} {words}")
     return " ".join(["fusiform curate", *(_quoted(f) for f in sorted(record["folders"])), "--out SET", *flags])
 
 
@@ -321,15 +333,20 @@ def _pixels(jpeg: bytes) -> NDArray[np.uint8]:
 def _plots(table: pa.Table, faces: FaceSet) -> list[dict[str, Any]]:
     """Histograms of what the ledger knows about kept faces."""
     kept = table.filter(pc.equal(table["outcome"], KEPT))
-    matrix = np.array([m for m in kept["matrix"].to_pylist() if m], np.float64).reshape(-1, 6)
+    matrix = kept["matrix"].drop_null().combine_chunks().flatten().to_numpy().reshape(-1, 6)
     width = faces.crop.size / np.hypot(matrix[:, 0], matrix[:, 3])
     roll = -np.degrees(np.arctan2(matrix[:, 3], matrix[:, 0]))
     score = kept["score"].drop_null().to_numpy().astype(np.float64)
-    presence = kept["quality"].drop_null().to_numpy().astype(np.float64)
+    presence, quality, sharpness, yaw = (
+        kept[name].drop_null().to_numpy().astype(np.float64) for name in ("presence", "quality", "sharpness", "yaw")
+    )
     plots = [
         histogram("Width of the crop in the photo, pixels", width, logarithmic=True),
         histogram("Detector score", score),
         histogram("Landmark model's presence score", presence),
         histogram("Roll of the head in the photo, degrees", roll),
+        histogram("Yaw by five points, degrees", yaw),
+        histogram("Sharpness at the scale of the face", sharpness),
+        histogram("Quality score", quality),
     ]
     return [plot for plot in plots if plot is not None]

@@ -18,7 +18,7 @@ from fusiform.faces.shards import StoredFace, commit_chunk
 from fusiform.ledger import LedgerRow
 
 if TYPE_CHECKING:
-    from fusiform.curate.write import Known
+    from fusiform.curate.book import Book
 
 
 def ledger_file(folder: Path, chunk: int) -> Path:
@@ -26,27 +26,27 @@ def ledger_file(folder: Path, chunk: int) -> Path:
     return folder / COMMITS / f"{chunk:05d}.ledger.parquet"
 
 
-def retire_stale(folder: Path, known: Known) -> None:
+def retire_stale(folder: Path, book: Book) -> None:
     """Drop rows that later chunks have replaced, and fill the gaps.
 
     What is still good of a stale chunk goes into a new one; only when all are done are the old ones emptied. Killed in
     between, the next run finds the old ones wholly replaced and empties them.
     """
-    if not known.stale and not known.gaps:
+    if not book.stale and not book.gaps:
         return
-    for chunk in sorted(known.stale):
-        rows = [r for r in ledger.rows(ledger.read_ledger(ledger_file(folder, chunk))) if _speaks(known, r, chunk)]
+    for chunk in sorted(book.stale):
+        rows = [r for r in ledger.rows(ledger.read_ledger(ledger_file(folder, chunk))) if _speaks(book, r, chunk)]
         if rows:
             faces = _stored(folder, chunk, {row.key for row in rows if row.key})
-            commit_chunk(folder, known.chunks, faces, [_moved(row, known.chunks) for row in rows])
-            known.chunks += 1
-    for chunk in [*sorted(known.stale), *known.gaps]:
+            commit_chunk(folder, book.chunks, faces, [_moved(row, book.chunks) for row in rows])
+            book.chunks += 1
+    for chunk in [*sorted(book.stale), *book.gaps]:
         commit_chunk(folder, chunk, [], [])
-    known.stale, known.gaps = set(), []
+    book.stale, book.gaps = set(), []
 
 
-def _speaks(known: Known, row: LedgerRow, chunk: int) -> bool:
-    return known.fates[row.path].chunk == chunk
+def _speaks(book: Book, row: LedgerRow, chunk: int) -> bool:
+    return book.chunk_of(row.path) == chunk
 
 
 def _moved(row: LedgerRow, chunk: int) -> LedgerRow:

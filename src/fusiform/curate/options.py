@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
+from fusiform.curate.screen import thresholds
 from fusiform.errors import ConfigError
 from fusiform.faces import align
 from fusiform.faces.decode import MAX_PIXELS
@@ -39,8 +41,35 @@ class CurateOptions:
     """Name of the collection; without it the name of the folder given."""
     consent: str = "unknown"
     """Basis on which the people agreed, such as "signed consent" or "public figures"."""
-    person_from: Literal["none", "folder"] = "none"
-    """Take the name of the folder that a file lies in as the key of the person it shows."""
+    person_from: Literal["source", "folder", "none"] = "source"
+    """Where the key of the person comes from: from the source where it says so (the label of a RecordIO record, a field
+    of the JSON in a WebDataset sample, a Parquet column, a list's second column), from the name of the folder that a
+    file lies in, or from nowhere."""
+    person_key: str = ""
+    """Field or column that holds the person; without it the first of person, person_id, subject, subject_id, identity,
+    identity_id."""
+    policy: Literal["off", "lenient", "standard", "strict"] = "lenient"
+    """Thresholds of the screening (docs/curate.md). Faces that fail are marked with the reason and stay in the shards,
+    so another policy may be asked for later without looking at the photos again."""
+    limits: tuple[str, ...] = ()
+    """Single thresholds in place of the policy's, such as `max_yaw=45 min_sharpness=0.1`."""
+    near_duplicates: Literal["mark", "keep"] = "mark"
+    """Of pictures that are copies of one another but for size, compression, colour, a moderate crop or mirroring, keep
+    the best and mark the others, or keep them all."""
+    embedder: Path | None = None
+    """Folder of an encoder: faces whose features are nearer than `--embedding-threshold` are copies too."""
+    embedding_threshold: float = 0.98
+    """Cosine from which two faces are copies by their features. What is right depends on the encoder."""
+    people: Literal["given", "cluster"] = "given"
+    """Group faces without a given person by their features (needs `--embedder`); such groups are marked as inferred."""
+    people_threshold: float = 0.9
+    """Cosine from which two faces are taken to show one person. What is right depends on the encoder."""
+    video_every: float = 0.0
+    """Seconds between the frames that are taken from videos; 0 leaves videos closed."""
+    roots: tuple[Path, ...] = ()
+    """Folders in which the lines of a list may name local files, besides the list's own."""
+    allow_private: bool = False
+    """Fetch addresses of lists that lead into private networks or to this machine."""
     jpeg_quality: int = 95
     """Quality of the stored crops, without colour subsampling."""
     val_share: float = 0.0
@@ -70,6 +99,9 @@ class CurateOptions:
             "test_share": (0, 1),
             "chunk_files": (1, 1e6),
             "contact_sheet": (0, 1000),
+            "video_every": (0, 1e6),
+            "embedding_threshold": (0, 1),
+            "people_threshold": (0, 1),
         }
         for name, (low, high) in checks.items():
             value = getattr(self, name)
@@ -83,6 +115,9 @@ class CurateOptions:
             )
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers is {self.workers}", expected="1 or more")
+        if self.people == "cluster" and self.embedder is None:
+            raise ConfigError("--people cluster has no features to go by", do="name an encoder with --embedder")
+        thresholds(self.policy, self.limits)
 
     @property
     def processes(self) -> int:
@@ -94,9 +129,29 @@ class CurateOptions:
         """The fields that decide what is in the set; adding to a set with others is refused."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in FREE}
 
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide over the whole set at the end of a run; with others it is decided anew."""
+        return {name: _plain(getattr(self, name)) for name in sorted(DECIDING)}
 
-FREE = frozenset({"workers", "chunk_files", "contact_sheet", "licence", "source", "consent", "follow_links"})
-"""Fields that may differ between two runs into one set: how it is done, and what is known about the new photos."""
+
+def _plain(value: Any) -> Any:
+    return [str(v) for v in value] if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
+DECIDING = frozenset(
+    {
+        *("policy", "limits", "near_duplicates", "embedder", "embedding_threshold", "people", "people_threshold"),
+        *("val_share", "test_share", "split_seed"),
+    }
+)
+FREE = DECIDING | frozenset(
+    {
+        *("workers", "chunk_files", "contact_sheet", "licence", "source", "consent", "follow_links"),
+        *("video_every", "roots", "allow_private"),
+    }
+)
+"""Fields that may differ between two runs into one set: how it is done, what is known about the new photos, and what is
+decided anew over the whole set at the end of each run."""
 
 
 def require_same(stored: dict[str, Any], options: CurateOptions) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.curate import sources
+from fusiform.curate.likeness import Look, look_of
+from fusiform.curate.measure import Measures, measure
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.points import FaceFinder, find_points
-from fusiform.curate.scan import SourceFile
+from fusiform.curate.scan import SourceFile, printable
 from fusiform.errors import DataError
 from fusiform.faces.align import Image, Placement, crop, place, place_box, template
 from fusiform.faces.decode import FORMATS, ImageRefused, decode, sniff
@@ -21,6 +24,8 @@ from fusiform.faces.detect import Face
 
 MAX_FILE_BYTES = 512 << 20
 HEAD_BYTES = 1024
+PERSON_FIELDS = ("person", "person_id", "subject", "subject_id", "identity", "identity_id")
+"""Fields and columns that are taken for the key of a person where `--person-key` names none."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class Cut:
     jpeg: bytes
     labels: dict[str, Any]
     note: str = ""
+    measures: Measures | None = None
+    look: Look | None = None
+    """Of the crop."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,11 @@ class Photo:
     detail: str = ""
     kept: tuple[Cut, ...] = ()
     left_out: tuple[LeftOut, ...] = field(default=())
+    person: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What the container says about the picture."""
+    look: Look | None = None
+    """Of the whole picture."""
 
     def refuse(self, reason: str, detail: str = "") -> Photo:
         """The same file without faces, for a reason."""
@@ -71,12 +84,18 @@ def look(options: CurateOptions, finder: FaceFinder, file: SourceFile) -> Photo:
 
     Nothing that a file contains makes this raise: what decoders and models throw becomes a reason.
     """
-    photo = Photo(file)
+    photo = Photo(file, person=person_of(file.name, sources.Content(b""), options))
     if file.refused:
         return photo.refuse(file.refused, file.detail)
     try:
-        data = read_photo(file)
-        photo = replace(photo, sha256=hashlib.sha256(data).hexdigest())
+        content = sources.read(file) if file.inside else sources.Content(read_photo(file))
+        data = content.data
+        photo = replace(
+            photo,
+            sha256=hashlib.sha256(data).hexdigest(),
+            person=person_of(file.name, content, options),
+            about=dict(content.about),
+        )
         picture = decode(data, max_pixels=options.max_pixels, min_side=options.min_face)
         photo = replace(
             photo,
@@ -84,11 +103,12 @@ def look(options: CurateOptions, finder: FaceFinder, file: SourceFile) -> Photo:
             width=picture.width,
             height=picture.height,
             detail="; ".join(picture.notes),
+            look=look_of(picture.pixels),
         )
         return _cut_faces(finder, picture.pixels, photo, options)
     except ImageRefused as refused:
         return photo.refuse(refused.reason, refused.what)
-    except FileRefused as refused:
+    except (FileRefused, sources.MemberRefused) as refused:
         return photo.refuse(refused.reason, refused.what)
     except MemoryError:
         return photo.refuse("out-of-memory", "the memory limit of a worker")
@@ -179,10 +199,30 @@ def _cut(finder: FaceFinder, pixels: Image, number: int, face: Face, options: Cu
         labels["points5"] = _rounded(placement.to_crop(points.five))
     if points.ibug is not None:
         labels["landmarks"] = [[*xy, 1.0] for xy in _rounded(placement.to_crop(points.ibug))]
+    cut = crop(pixels, placement)
     jpeg = simplejpeg.encode_jpeg(  # type: ignore[attr-defined]
-        crop(pixels, placement), quality=options.jpeg_quality, colorspace="RGB", colorsubsampling="444", fastdct=False
+        cut, quality=options.jpeg_quality, colorspace="RGB", colorsubsampling="444", fastdct=False
     )
-    return Cut(number, score, points.presence, placement, jpeg, labels, points.note)
+    detected = None if face.points5 is None else np.asarray(face.points5, np.float64)
+    return Cut(
+        *(number, score, points.presence, placement, jpeg, labels, points.note),
+        measures=measure(pixels, face, points.five, detected),
+        look=look_of(cut),
+    )
+
+
+def person_of(name: str, content: sources.Content, options: CurateOptions) -> str:
+    """The person a file shows, as far as the source or its folder tells; "" where neither does."""
+    if options.person_from == "folder":
+        parts = name.split("/")
+        return parts[-2] if len(parts) > 2 else ""
+    if options.person_from == "none":
+        return ""
+    names = (options.person_key,) if options.person_key else PERSON_FIELDS
+    found = next((content.about[n] for n in names if n in content.about), None)
+    if isinstance(found, str | int) or (isinstance(found, float) and np.isfinite(found)):
+        return printable(str(found))[:200]
+    return content.person if not options.person_key else ""
 
 
 def _shorter_side(face: Face) -> float:
@@ -206,8 +246,9 @@ def thumbnail(side: int, max_pixels: int, loaded: None, file: SourceFile) -> byt
     import simplejpeg
 
     try:
-        pixels = decode(read_photo(file), max_pixels=max_pixels).pixels
-    except DataError:
+        data = sources.read(file).data if file.inside else read_photo(file)
+        pixels = decode(data, max_pixels=max_pixels).pixels
+    except Exception:  # a picture for people to look at; the ledger has said what is wrong with it
         return None
     height, width = pixels.shape[:2]
     scale = side / max(height, width)

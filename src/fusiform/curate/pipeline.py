@@ -1,7 +1,7 @@
 """`curate`: folders of photos in, a set of faces out.
 
-scan -> what is new -> for each file, in worker processes: decode, detect, landmarks, align, encode -> commit by chunks
--> one index, one ledger, one data card.
+scan -> what is new -> for each file, in worker processes: decode, detect, landmarks, align, measure, encode -> commit
+by chunks -> over the whole set: screen, copies, people, splits -> one index, one ledger, one data card.
 
 The result is a function of the files and the options: not of the number of workers, nor of how often the run was
 stopped. A chunk is committed whole or not at all and in order, so what is done is always a beginning of the list of
@@ -15,7 +15,7 @@ import datetime
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -23,13 +23,17 @@ from typing import TextIO
 from fusiform import __version__
 from fusiform.curate import models as face_models
 from fusiform.curate import write
+from fusiform.curate.book import Book, Plan
 from fusiform.curate.card import write_card
 from fusiform.curate.chunks import retire_stale
+from fusiform.curate.judge import judge
+from fusiform.curate.listing import found
+from fusiform.curate.meter import Meter
 from fusiform.curate.models import FaceModels
 from fusiform.curate.options import CurateOptions, require_same
 from fusiform.curate.photo import Photo, look
 from fusiform.curate.pool import Died, Workers
-from fusiform.curate.scan import SourceFile, label_sources, printable, scan
+from fusiform.curate.scan import SourceFile, label_sources, printable
 from fusiform.durable import FolderLock, writing
 from fusiform.errors import DataError
 from fusiform.faces import align
@@ -40,7 +44,7 @@ from fusiform.progress import Progress
 
 
 def curate(
-    sources: Sequence[Path],
+    sources: Sequence[Path | str],
     out: Path,
     *,
     options: CurateOptions | None = None,
@@ -54,7 +58,8 @@ def curate(
     set's ledger afterwards, kept or refused with a reason.
 
     Args:
-        sources: folders, searched to the bottom, or single photos.
+        sources: folders, searched to the bottom; single photos or containers of photos (`fusiform.curate.sources`);
+            `@FILE` for a list of addresses; addresses of object stores.
         out: folder of the set; made if absent.
         options: how faces are cut out and what is known about the photos.
         models: detector and landmark model; None: the best that can be had.
@@ -81,7 +86,7 @@ def curate(
 
 
 def _curate(
-    sources: Sequence[Path],
+    sources: Sequence[Path | str],
     out: Path,
     options: CurateOptions,
     models: FaceModels | None,
@@ -94,76 +99,87 @@ def _curate(
     folders: dict[str, str] = dict(record["folders"]) if record else {}
     labelled = label_sources(sources, folders)
     _say(progress, f"curate: looking for files in {', '.join(labelled)}")
-    files = scan(labelled, leave_out=[out], follow_links=options.follow_links)
-    known = write.read_known(out)
-    plan = write.plan(files, known, labelled)
-    _say(progress, _described(plan, len(files)))
+    with writing(out, 1 << 20):
+        book = Book(out)
+    try:
+        book.read_commits()
+        book.add(found(labelled, out, options))
+        plan = book.plan(labelled)
+        _say(progress, _described(plan))
+        if record is None or plan.readable:
+            models = models or face_models.choose(like=record["models"] if record else None)
+            chosen = face_models.described(models)
+            if record is not None:
+                face_models.require_same_models(record["models"], chosen)
+            for note in models.notes:
+                _say(progress, f"curate: {note}")
+        else:
+            chosen = record["models"]
+        decided = options.deciding()
+        stands = record is not None and record.get("deciding") == decided
+        record = {
+            "options": options.binding(),
+            "folders": {**folders, **{label: printable(path) for label, path in labelled.items()}},
+            "models": chosen,
+            "created": record["created"] if record else today,
+            "deciding": record.get("deciding") if record else None,
+            "notes": record.get("notes", []) if record else [],
+        }
+        write.write_record(out, record)
 
-    if record is None or any(not file.refused for file in plan.todo):
-        models = models or face_models.choose(like=record["models"] if record else None)
-        chosen = face_models.described(models)
-        if record is not None:
-            face_models.require_same_models(record["models"], chosen)
-        for note in models.notes:
-            _say(progress, f"curate: {note}")
-    else:
-        chosen = record["models"]
-    record = {
-        "options": options.binding(),
-        "folders": {**folders, **{label: printable(path) for label, path in labelled.items()}},
-        "models": chosen,
-        "created": record["created"] if record else today,
-    }
-    write.write_record(out, record)
-
-    if plan.todo:
-        assert models is not None or all(file.refused for file in plan.todo)
-        _add(out, plan, known, options, models, progress)
-        known = write.read_known(out)
-    unaccounted = [file.name for file in files if file.name not in known.fates]
-    if unaccounted:
-        raise DataError(f"{len(unaccounted)} files have no row in the ledger, among them '{unaccounted[0]}'")
-    if plan.todo or known.stale or known.gaps or not (out / SET_FILE).exists():
-        (out / SET_FILE).unlink(missing_ok=True)  # while shards are rewritten, nobody should open the old index
-        with writing(out / SET_FILE, 300 * len(known.fates)):
-            retire_stale(out, known)
-            faces = finish_set(
-                out,
-                name=out.resolve().name,
-                crop=crop_of(options, chosen),
-                made_by=f"fusiform {__version__} curate",
-                created=record["created"],
-                chunks=known.chunks,
-            )
-    else:
-        faces = FaceSet.open(out)
-    write_card(faces, options, record, today=today, vanished=plan.vanished, at_hand={f.name: f for f in files})
-    return faces
+        if plan.todo:
+            _add(out, plan, book, options, models if plan.readable else None, progress)
+            book.read_commits()
+        unaccounted = book.unaccounted()
+        if unaccounted:
+            raise DataError(f"{len(unaccounted)} files have no row in the ledger, among them '{unaccounted[0]}'")
+        if plan.todo or book.stale or book.gaps or not stands or not (out / SET_FILE).exists():
+            (out / SET_FILE).unlink(missing_ok=True)  # while shards are rewritten, nobody should open the old index
+            with writing(out / SET_FILE, 300 * book.rows()):
+                retire_stale(out, book)
+                _say(progress, "curate: deciding over the whole set")
+                judgement = judge(out, range(book.chunks), options)
+                faces = finish_set(
+                    out,
+                    name=out.resolve().name,
+                    crop=crop_of(options, chosen),
+                    made_by=f"fusiform {__version__} curate",
+                    created=record["created"],
+                    chunks=book.chunks,
+                    revise=judgement.revise,
+                )
+            record |= {"deciding": decided, "notes": list(judgement.notes)}
+            write.write_record(out, record)
+        else:
+            faces = FaceSet.open(out)
+        shown = {**record, "models": {**chosen, "notes": [*chosen["notes"], *record["notes"]]}}
+        write_card(faces, options, shown, today=today, vanished=plan.vanished, at_hand=book)
+        return faces
+    finally:
+        book.close()
 
 
 def _add(
     out: Path,
-    plan: write.Plan,
-    known: write.Known,
+    plan: Plan,
+    book: Book,
     options: CurateOptions,
     models: FaceModels | None,
     progress: TextIO | None,
 ) -> None:
     """Look at the files to do and commit them chunk by chunk, in their order."""
-    copies = write.Copies(known, plan.todo)
-    chunk, faces, done = known.chunks, 0, 0
+    chunk, faces, done = book.chunks, 0, 0
     pending: list[Photo] = []
-    shown = (
-        contextlib.nullcontext() if progress is None else Progress(len(plan.todo), "files", "curate", stream=progress)
-    )
+    shown = contextlib.nullcontext() if progress is None else Progress(plan.todo, "files", "curate", stream=progress)
+    meter = Meter()
     try:
-        with shown as bar:
-            for photo in _looked_at(plan.todo, options, models):
-                judged = copies.judge(photo, write.person_of(photo.file.name, options))
+        with shown as bar, contextlib.closing(_looked_at(book, options, models)) as photos:
+            for photo in photos:
+                judged = book.judge(photo)
                 faces += len(judged.kept)
                 if bar is not None:
                     bar.advance(1, faces=faces)
-                if not _same_fate(known, judged):
+                if not book.same_fate(judged):
                     pending.append(judged)
                 if len(pending) == options.chunk_files:
                     write.commit(out, chunk, pending, options)
@@ -171,38 +187,26 @@ def _add(
             if pending:
                 write.commit(out, chunk, pending, options)
     except KeyboardInterrupt:
-        left = len(plan.todo) - done
+        left = plan.todo - done
         _say(progress, f"curate: stopped; {left:,} files are still to do. The same command goes on from here.")
         raise
+    _say(progress, meter.said(plan.todo, faces, options.processes))
 
 
-def _looked_at(todo: Sequence[SourceFile], options: CurateOptions, models: FaceModels | None) -> Iterator[Photo]:
-    """Photos in the order of `todo`, from worker processes."""
-    readable = [file for file in todo if not file.refused]
-    if models is None or not readable:
-        yield from (Photo(file).refuse(file.refused, file.detail) for file in todo)
+def _looked_at(book: Book, options: CurateOptions, models: FaceModels | None) -> Generator[Photo]:
+    """Photos in the order of the scan, from worker processes."""
+    if models is None:
+        yield from (Photo(file).refuse(file.refused, file.detail) for file in book.todo())
         return
     load = partial(face_models.load_in_worker, models, options.min_score)
-    count = min(options.processes, len(readable))
-    with Workers[SourceFile, Photo](load, partial(look, options), count=count) as workers:
-        answers = workers.map(readable)
-        for file in todo:
+    with Workers[SourceFile, Photo](load, partial(look, options), count=options.processes) as workers:
+        answers = workers.map(book.todo(readable=True))
+        for file in book.todo():
             if file.refused:
                 yield Photo(file).refuse(file.refused, file.detail)
                 continue
             answer = next(answers)
             yield Photo(file).refuse(answer.why, answer.detail) if isinstance(answer, Died) else answer
-
-
-def _same_fate(known: write.Known, photo: Photo) -> bool:
-    """Whether a file that was tried again ended exactly as before, so that its row may stay."""
-    fate = known.fates.get(photo.file.name)
-    return (
-        fate is not None
-        and photo.refused == fate.outcome
-        and (photo.file.size, photo.file.mtime_ns) == (fate.size, fate.mtime_ns)
-        and photo.refused != "duplicate"
-    )
 
 
 def crop_of(options: CurateOptions, chosen: dict[str, object]) -> Crop:
@@ -219,8 +223,8 @@ def crop_of(options: CurateOptions, chosen: dict[str, object]) -> Crop:
     )
 
 
-def _described(plan: write.Plan, seen: int) -> str:
-    parts = [f"{seen:,} files, {len(plan.todo):,} to do"]
+def _described(plan: Plan) -> str:
+    parts = [f"{plan.seen:,} files, {plan.todo:,} to do"]
     parts += [f"{plan.same:,} done before"] * bool(plan.same)
     parts += [f"{plan.changed:,} changed"] * bool(plan.changed)
     parts += [f"{plan.retried:,} tried again"] * bool(plan.retried)

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fusiform.errors import ConfigError, DataError, did_you_mean
 
@@ -27,6 +28,8 @@ class SourceFile:
         refused: why it cannot be a photo, or "".
         detail: the system's own words about it, or "".
         retry: whether the cause may be gone at the next run without the file having changed.
+        inside: address within the container at `path` (`fusiform.curate.sources`): its kind, then numbers, text, and
+            dicts of them; () for a file of its own.
     """
 
     name: str
@@ -36,6 +39,7 @@ class SourceFile:
     refused: str = ""
     detail: str = ""
     retry: bool = False
+    inside: tuple[Any, ...] = ()
 
 
 def printable(path: str) -> str:
@@ -56,7 +60,7 @@ def printable(path: str) -> str:
     return "".join(out)
 
 
-def label_sources(sources: Sequence[Path], known: Mapping[str, str]) -> dict[str, str]:
+def label_sources(sources: Sequence[Path | str], known: Mapping[str, str]) -> dict[str, str]:
     """A short label for each source folder, stable over re-runs: label -> absolute path.
 
     A label is the folder's own name, with a number where another source has that name already; it stands first in the
@@ -64,7 +68,7 @@ def label_sources(sources: Sequence[Path], known: Mapping[str, str]) -> dict[str
     outer one.
 
     Args:
-        sources: folders or single files.
+        sources: folders or single files; `@FILE` for a list of addresses, or the address of a store.
         known: the labels of earlier runs into the same set.
 
     Raises:
@@ -75,7 +79,15 @@ def label_sources(sources: Sequence[Path], known: Mapping[str, str]) -> dict[str
         raise ConfigError("No folder with photos is given", do="fusiform curate PHOTOS --out SET")
     wanted: dict[str, None] = {}
     for source in sources:
-        absolute = os.path.abspath(source)
+        text = os.fspath(source)
+        if "://" in text:
+            wanted[text] = None
+            continue
+        mark = "@" * (text.startswith("@") and not os.path.lexists(text))
+        absolute = os.path.abspath(text[len(mark) :])
+        if mark and os.path.isfile(absolute):
+            wanted[mark + absolute] = None
+            continue
         if not os.path.lexists(absolute):
             parent = os.path.dirname(absolute)
             beside = os.listdir(parent) if os.path.isdir(parent) else []
@@ -85,14 +97,15 @@ def label_sources(sources: Sequence[Path], known: Mapping[str, str]) -> dict[str
                 do=did_you_mean(os.path.basename(absolute), map(printable, beside[:1000])),
             )
         wanted[absolute] = None
-    outer = [a for a in wanted if not any(a != b and os.path.commonpath([a, b]) == b for b in wanted)]
+    folders = [path for path in wanted if os.path.isabs(path) and "://" not in path]
+    outer = [a for a in wanted if a not in folders or not any(a != b and _within(a, b) for b in folders)]
     by_path = {path: label for label, path in known.items()}
     labels = dict(known)
     chosen: dict[str, str] = {}
     for absolute in outer:
         label = by_path.get(printable(absolute))
         if label is None:
-            stem = printable(os.path.basename(absolute)) or "root"
+            stem = printable(os.path.basename(absolute.rstrip("/"))) or "root"
             label, number = stem, 1
             while label in labels:
                 number += 1
@@ -102,9 +115,13 @@ def label_sources(sources: Sequence[Path], known: Mapping[str, str]) -> dict[str
     return chosen
 
 
+def _within(inner: str, outer: str) -> bool:
+    return os.path.commonpath([inner, outer]) == outer
+
+
 def scan(
     labelled: Mapping[str, str], *, leave_out: Sequence[Path] = (), follow_links: bool = False
-) -> list[SourceFile]:
+) -> Iterator[SourceFile]:
     """Every entry below the labelled sources: depth first, by name, hidden ones included.
 
     Links to files are followed. Links to folders are followed only if asked, after all real folders, each real folder
@@ -118,16 +135,14 @@ def scan(
     statuses = [os.stat(path) for path in leave_out if os.path.isdir(path)]
     entered = {(status.st_dev, status.st_ino) for status in statuses}
     linked: list[tuple[str, str]] = []
-    found: list[SourceFile] = []
     for label, root in labelled.items():
-        found.extend(_entry(label, root, entered, linked, is_root=True))
+        yield from _entry(label, root, entered, linked, is_root=True)
     while linked:
         name, path = linked.pop(0)
         if not follow_links:
-            found.append(SourceFile(name + "/", path, 0, 0, "linked-folder", "--follow-links enters it", retry=True))
+            yield SourceFile(name + "/", path, 0, 0, "linked-folder", "--follow-links enters it", retry=True)
         else:
-            found.extend(_entry(name, path, entered, linked, is_root=True))
-    return found
+            yield from _entry(name, path, entered, linked, is_root=True)
 
 
 def _entry(

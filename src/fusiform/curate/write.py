@@ -1,4 +1,4 @@
-"""What a set on disk already knows, and how photos are added to it.
+"""Faces and their rows written as a chunk, and the set's record of its own options.
 
 Chunks are only ever added. When a file has changed since it was curated, its new rows stand in a later chunk and those
 of the earlier one are stale: the highest chunk number speaks for a file. `fusiform.curate.chunks` clears them away.
@@ -7,170 +7,26 @@ of the earlier one are stale: the highest chunk number speaks for a file. `fusif
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from fusiform.clock import stream_seed
-from fusiform.curate.chunks import ledger_file
+from fusiform.curate.book import face_key
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.photo import Photo
-from fusiform.curate.reasons import RETRIED
-from fusiform.curate.scan import SourceFile
+from fusiform.curate.scan import printable
 from fusiform.durable import replace_file, writing
 from fusiform.errors import DataError
 from fusiform.faces.faceset import SHARDS, shard_name
-from fusiform.faces.shards import StoredFace, commit_chunk, committed_chunks
+from fusiform.faces.shards import StoredFace, commit_chunk
 from fusiform.ledger import KEPT, LedgerRow
 
 RECORD_FILE = "curate.json"
 RECORD_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """How a file ended when it was last seen."""
-
-    size: int
-    mtime_ns: int
-    outcome: str
-    sha256: str | None
-    key: str
-    chunk: int
-
-
-@dataclass
-class Known:
-    """What the committed chunks say.
-
-    Attributes:
-        fates: file name -> fate, from the highest chunk that speaks for it.
-        chunks: the number of the next chunk.
-        stale: chunks with rows that a later chunk has replaced.
-        gaps: numbers below `chunks` without a commit.
-        withdrawn_pictures: sha256 of what was taken down.
-        withdrawn_people: their keys.
-    """
-
-    fates: dict[str, Fate] = field(default_factory=dict)
-    chunks: int = 0
-    stale: set[int] = field(default_factory=set)
-    gaps: list[int] = field(default_factory=list)
-    withdrawn_pictures: set[str] = field(default_factory=set)
-    withdrawn_people: set[str] = field(default_factory=set)
-
-
-def read_known(folder: Path) -> Known:
-    """Read the ledger rows of every committed chunk."""
-    known = Known()
-    committed = committed_chunks(folder)
-    known.chunks = max(committed, default=-1) + 1
-    known.gaps = [c for c in range(known.chunks) if c not in committed]
-    columns = ["path", "size", "mtime_ns", "outcome", "sha256", "key", "subject", "takedown"]
-    for chunk in sorted(committed):
-        for row in pq.read_table(ledger_file(folder, chunk), columns=columns).to_pylist():
-            if row["takedown"] != "none":
-                if row["sha256"]:
-                    known.withdrawn_pictures.add(row["sha256"])
-                if row["subject"]:
-                    known.withdrawn_people.add(row["subject"])
-            before = known.fates.get(row["path"])
-            if before is not None and before.chunk == chunk and (before.outcome == KEPT or row["outcome"] != KEPT):
-                continue  # of a picture with several rows the first kept one speaks
-            if before is not None and before.chunk != chunk:
-                known.stale.add(before.chunk)
-            known.fates[row["path"]] = Fate(
-                row["size"] or 0, row["mtime_ns"] or 0, row["outcome"], row["sha256"], row["key"] or "", chunk
-            )
-    return known
-
-
-@dataclass
-class Plan:
-    """What a run has to do.
-
-    Attributes:
-        todo: files to look at, in scan order.
-        same: files whose fate stands.
-        changed: how many of `todo` were in the set with other content or time.
-        retried: how many of `todo` are tried again because their refusal may have been the machine's fault.
-        vanished: names in the set below the given sources that are no longer there.
-    """
-
-    todo: list[SourceFile]
-    same: int
-    changed: int
-    retried: int
-    vanished: list[str]
-
-
-def plan(files: Sequence[SourceFile], known: Known, labels: Iterable[str]) -> Plan:
-    """Compare what there is with what is known. Copies of a changed file are looked at again, in its stead."""
-    fates = known.fates
-    todo: dict[str, None] = {}
-    changed = retried = 0
-    freed: set[str] = set()
-    for file in files:
-        fate = fates.get(file.name)
-        if fate is None:
-            todo[file.name] = None
-        elif file.refused:
-            if fate.outcome != file.refused:
-                todo[file.name], changed = None, changed + 1
-        elif (file.size, file.mtime_ns) != (fate.size, fate.mtime_ns):
-            todo[file.name], changed = None, changed + 1
-            if fate.outcome == KEPT and fate.sha256:
-                freed.add(fate.sha256)
-        elif fate.outcome in RETRIED:
-            todo[file.name], retried = None, retried + 1
-    if freed:
-        for file in files:
-            fate = fates.get(file.name)
-            if fate is not None and fate.outcome == "duplicate" and fate.sha256 in freed:
-                todo.setdefault(file.name, None)
-    present = {file.name for file in files}
-    heads = tuple(label + "/" for label in labels)
-    vanished = [name for name in fates if name not in present and (name.startswith(heads) or name in set(labels))]
-    wanted = [file for file in files if file.name in todo]
-    return Plan(wanted, len(files) - len(wanted), changed, retried, sorted(vanished))
-
-
-class Copies:
-    """Which content is in the set already, so that the same bytes are kept once."""
-
-    def __init__(self, known: Known, todo: Iterable[SourceFile]) -> None:
-        redone = {file.name for file in todo}
-        self._withdrawn, self._people = known.withdrawn_pictures, known.withdrawn_people
-        self._kept = {
-            fate.sha256: (name, fate.key)
-            for name, fate in known.fates.items()
-            if fate.outcome == KEPT and fate.sha256 and name not in redone
-        }
-
-    def judge(self, photo: Photo, person: str) -> Photo:
-        """The photo as it is, or refused as a copy of one that is kept or was taken down."""
-        if not photo.kept or photo.sha256 is None:
-            return photo
-        if photo.sha256 in self._withdrawn or (person and person in self._people):
-            return photo.refuse("taken-down", "withdrawn from this set before")
-        first = self._kept.setdefault(photo.sha256, (photo.file.name, face_key(photo.sha256, photo.kept[0].number)))
-        if first[0] != photo.file.name:
-            return photo.refuse("duplicate", f"of {first[1]}, {first[0]}")
-        return photo
-
-
-def face_key(sha256: str, number: int) -> str:
-    """Key of a face: the first 16 hex digits of its picture's sha256, and its number in the picture."""
-    return f"{sha256[:16]}-{number}"
-
-
-def person_of(name: str, options: CurateOptions) -> str:
-    """The person a file shows by the folder it lies in; "" where folders do not tell or it lies in no folder."""
-    parts = name.split("/")
-    return parts[-2] if options.person_from == "folder" and len(parts) > 2 else ""
+MAX_ABOUT = 4000
+"""Characters of what a container says about a picture that are stored with each face."""
 
 
 def split_of(person: str, sha256: str, options: CurateOptions) -> str:
@@ -190,7 +46,7 @@ def commit(folder: Path, chunk: int, photos: Sequence[Photo], options: CurateOpt
     for photo in photos:
         file = photo.file
         label = file.name.split("/", 1)[0]
-        person = person_of(file.name, options)
+        person = photo.person
         about: dict[str, Any] = {
             "path": file.name,
             "sha256": photo.sha256,
@@ -203,19 +59,21 @@ def commit(folder: Path, chunk: int, photos: Sequence[Photo], options: CurateOpt
             "format": photo.format,
             "size": file.size,
             "mtime_ns": file.mtime_ns,
+            "subject_from": "given" if person else "",
+            "phash": photo.look.phash if photo.look else None,
         }
         if photo.refused:
             rows.append(LedgerRow(outcome=photo.refused, detail=photo.detail, **about))
             continue
         assert photo.sha256 is not None
-        split = split_of(person, photo.sha256, options)
+        split, known = split_of(person, photo.sha256, options), _plain_about(photo.about)
         for face in photo.kept:
             key = face_key(photo.sha256, face.number)
             faces.append(
                 StoredFace(
                     key=key,
                     jpeg=face.jpeg,
-                    labels=face.labels,
+                    labels={**face.labels, **({"about": known} if known else {})},
                     split=split,
                     person=person,
                     source=about["source"],
@@ -228,7 +86,10 @@ def commit(folder: Path, chunk: int, photos: Sequence[Photo], options: CurateOpt
                     outcome=KEPT,
                     face=face.number,
                     score=face.score,
-                    quality=face.presence,
+                    presence=face.presence,
+                    **(asdict(face.measures) if face.measures else {}),
+                    face_phash=face.look.phash if face.look else None,
+                    look=photo.look.thumb + face.look.thumb if photo.look and face.look else None,
                     matrix=(a, b, tx, c, d, ty),
                     template=face.placement.template,
                     split=split,
@@ -245,6 +106,24 @@ def commit(folder: Path, chunk: int, photos: Sequence[Photo], options: CurateOpt
     with writing(folder / SHARDS / shard_name(chunk), sum(len(face.jpeg) for face in faces)):
         commit_chunk(folder, chunk, faces, rows)
     return len(faces)
+
+
+def _plain_about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a container's words about a picture goes into the face's labels: text, finite numbers, lists of them, up
+    to `MAX_ABOUT` characters in all."""
+    chosen: dict[str, Any] = {}
+    left = MAX_ABOUT
+    for name, value in about.items():
+        try:
+            text = json.dumps(value, allow_nan=False)
+            text.encode()
+        except (TypeError, ValueError, RecursionError):
+            continue
+        left -= len(text) + len(str(name))
+        if left < 0:
+            break
+        chosen[printable(str(name))] = value
+    return chosen
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

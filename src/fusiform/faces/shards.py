@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 import zlib
 from collections import Counter
@@ -47,6 +48,7 @@ from fusiform.faces.faceset import (
     shard_name,
     tar_header,
 )
+from fusiform.faces.joining import Revise, join
 from fusiform.ledger import LEDGER_FILE, LedgerRow
 from fusiform.measurement import Crop
 
@@ -157,7 +159,14 @@ def committed_chunks(folder: Path) -> dict[int, Path]:
 
 
 def finish_set(
-    folder: Path, *, name: str, crop: Crop, made_by: str, created: str, chunks: int | None = None
+    folder: Path,
+    *,
+    name: str,
+    crop: Crop,
+    made_by: str,
+    created: str,
+    chunks: int | None = None,
+    revise: Revise | None = None,
 ) -> FaceSet:
     """Join the commits into index.parquet, index.arrow, ledger.parquet and set.json, and open the set.
 
@@ -170,6 +179,8 @@ def finish_set(
         made_by: the command or function that made it.
         created: date, as the caller wants it to be read; time is not taken here, so that a set can be made again.
         chunks: how many there must be; None: as many as the highest number says.
+        revise: a last word over the ledger rows of each chunk, see `fusiform.faces.joining.Revise`: faces that it marks
+            stay in their shards and are not in the index.
 
     Raises:
         DataError: a chunk is missing, a key occurs twice, or a crop has another size than `crop` says.
@@ -192,22 +203,22 @@ def finish_set(
         wrong = [side for side in note["sides"] if int(side) != crop.size]
         if wrong:
             raise DataError(f"Chunk {chunk} of '{folder}' has crops of {wrong[0]} pixels", expected=f"{crop.size}")
-    index = _joined([pq.read_table(_paths(folder, c)[2]) for c in order], INDEX_SCHEMA)
-    repeated = pc.value_counts(index["key"]).flatten() if index.num_rows else [pa.array([]), pa.array([])]
-    if len(repeated[0]) != index.num_rows:
-        twice = repeated[0].filter(pc.greater(repeated[1], 1))
-        raise DataError(
-            f"{len(twice)} face keys occur in more than one chunk of '{folder}', among them '{twice[0]}'",
-            expected="unique keys",
-        )
-    seen = _joined([pq.read_table(_paths(folder, c)[3]) for c in order], ledger.SCHEMA)
-
     # from here until set.json is written again the set counts as unfinished
     (folder / SET_FILE).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_table(index, folder / INDEX_FILE)
-    _write_mapped(index, folder / MAPPED_FILE)
-    _write_table(seen, folder / LEDGER_FILE)
+    spool = folder / "spool.tmp"
+    aside = _aside(folder / LEDGER_FILE)
+    try:
+        with aside.open("wb") as file:
+            joined = join(((c, *_paths(folder, c)[2:]) for c in order), spool, file, revise)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(aside, folder / LEDGER_FILE)
+        index = joined.index
+        _write_table(index, folder / INDEX_FILE)
+        _write_mapped(index, folder / MAPPED_FILE)
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
     labels: Counter[str] = Counter()
     for note in notes:
         labels.update(note["labels"])
@@ -219,12 +230,12 @@ def finish_set(
         "created": created,
         "crop": crop.to_dict(),
         "faces": index.num_rows,
-        "images": seen.group_by(["source", "path"]).aggregate([]).num_rows,
-        "people": len(set(pc.unique(index["person"]).to_pylist()) - {"", None}) if index.num_rows else 0,
+        "images": joined.images,
+        "people": joined.people,
         "splits": _counts(index["split"]),
         "licences": _counts(index["licence"], empty="unknown"),
         "labels": dict(sorted(labels.items())),
-        "outcomes": ledger.outcomes(seen),
+        "outcomes": joined.outcomes,
         "shards": sum(1 for note in notes if note["shard_bytes"]),
         "files": {
             n: {"bytes": (folder / n).stat().st_size, "sha256": file_sha256(folder / n)}
@@ -311,11 +322,6 @@ def _notes(commit: Path) -> dict[str, Any]:
     if not isinstance(notes, dict) or notes.pop("sha256", None) != _digest(notes):
         raise ValueError(f"{commit} is damaged")
     return notes
-
-
-def _joined(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
-    table = pa.concat_tables([t.replace_schema_metadata(None).cast(schema) for t in tables] or [schema.empty_table()])
-    return table.unify_dictionaries().combine_chunks()
 
 
 def _counts(column: Any, empty: str = "") -> dict[str, int]:

@@ -1,0 +1,121 @@
+"""Which faces are copies of one another: the same picture but for its size, compression, colour, crop or mirroring.
+
+Candidates share a hash of the crop or of the whole picture up to a few bits; a candidate is a copy if the thumbnails
+of the crops correlate, or those of the pictures do and both faces lie at the same place in them. The aligned crop is
+what survives cropping a photo, the whole picture what survives a crop that was aligned a little otherwise.
+
+Codes that are near are found by multi-index hashing (Norouzi, Punjani, Fleet, "Fast search in Hamming space with
+multi-index hashing", 2012): two codes that differ in few bits agree in one of their parts but for one bit. All in
+numpy, a block at a time, so memory follows the faces and not the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.curate.likeness import MIRROR, correlation, hamming
+from fusiform.curate.unions import Unions
+
+CROP_BITS, PICTURE_BITS = 12, 10
+"""Bits in which the hashes of candidates may differ. Up to `EXACT_BITS` every pair is found, beyond it most are."""
+PARTS = 4
+EXACT_BITS = 2 * PARTS - 1
+CROP_CORRELATION, PICTURE_CORRELATION = 0.985, 0.985
+PLACE = 0.06
+"""How far apart the faces of two like pictures may lie, over the picture's sides."""
+BLOCK = 1 << 20
+"""Candidate pairs looked at at a time."""
+CROWD = 2048
+"""Codes in one bucket that a code is compared with; more have one look, such as blank pictures."""
+
+Ints = NDArray[np.int64]
+
+
+class Looks(NamedTuple):
+    """N faces: hashes (N,) of picture and crop, thumbnails (N, 2, SIDE * SIDE) of picture and crop, centres (N, 2) of
+    the crop in its picture from 0 to 1 (NaN where not known)."""
+
+    phash: NDArray[np.uint64]
+    face_phash: NDArray[np.uint64]
+    thumbs: NDArray[np.uint8]
+    centre: NDArray[np.float32]
+
+
+def groups_of_copies(looks: Looks, unions: Unions) -> list[str]:
+    """Join the faces that are copies. Returns notes for the user."""
+    crowded = 0
+    for mirrored in (False, True):
+        turned = np.uint64(MIRROR if mirrored else 0)
+        for which, codes, bits in ((1, looks.face_phash, CROP_BITS), (0, looks.phash, PICTURE_BITS)):
+            for a, b, passed_over in near_pairs(codes, codes ^ turned, bits):
+                crowded += passed_over
+                is_copy = _confirmed(looks, a, b, which, mirrored)
+                unions.join(a[is_copy], b[is_copy])
+    if not crowded:
+        return []
+    return [
+        f"{crowded:,} comparisons of faces that look like thousands of others were left out in the search for copies."
+    ]
+
+
+def _confirmed(looks: Looks, a: Ints, b: Ints, which: int, mirrored: bool) -> NDArray[np.bool_]:
+    turned = np.full(len(a), mirrored)
+    like = correlation(looks.thumbs[a, which], looks.thumbs[b, which], turned)
+    if which == 1:
+        return like >= CROP_CORRELATION
+    here, there = looks.centre[a], looks.centre[b].copy()
+    if mirrored:
+        there[:, 0] = 1 - there[:, 0]
+    with np.errstate(invalid="ignore"):
+        return (like >= PICTURE_CORRELATION) & (np.abs(here - there).max(1) <= PLACE)
+
+
+def near_pairs(codes: NDArray[np.uint64], queries: NDArray[np.uint64], bits: int) -> Iterator[tuple[Ints, Ints, int]]:
+    """Pairs i < j with at most `bits` different bits between queries[i] and codes[j], in blocks; a pair may come more
+    than once. All pairs up to `EXACT_BITS` are found but those that a crowded bucket passes over, which are counted.
+
+    Args:
+        codes: (N,) 64-bit codes.
+        queries: (N,) the same, or those of the mirror images.
+        bits: at most so many differ.
+
+    Yields: i, j, and how many comparisons a crowded bucket left out.
+    """
+    width = 64 // PARTS
+    mask = np.uint64((1 << width) - 1)
+    for part in range(PARTS):
+        shift = np.uint64(part * width)
+        keys = ((codes >> shift) & mask).astype(np.int64)
+        order = np.argsort(keys, kind="stable")
+        starts = np.searchsorted(keys[order], np.arange((1 << width) + 1))
+        asked = ((queries >> shift) & mask).astype(np.int64)
+        for flip in [0, *(1 << bit for bit in range(width))]:
+            bucket = asked ^ flip
+            low, high = starts[bucket], starts[bucket + 1]
+            passed_over = int(np.maximum(high - low - CROWD, 0).sum())
+            high = np.minimum(high, low + CROWD)
+            for block in _blocks(high - low):
+                counts = (high - low)[block]
+                i = np.repeat(np.arange(block.start, block.stop), counts)
+                within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
+                j = order[low[i] + within]
+                near = np.flatnonzero((i < j) & (hamming(queries[i], codes[j]) <= bits))
+                if len(near) or passed_over:
+                    yield i[near], j[near], passed_over
+                    passed_over = 0
+
+
+def _blocks(counts: Ints) -> Iterator[slice]:
+    """Slices of the queries whose counts add up to about `BLOCK`."""
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
+        if ends[stop - 1] > before:
+            yield slice(start, stop)
+        start = stop

@@ -38,11 +38,42 @@ CELEBAMASK_19 = (
     "cloth",
 )
 """`eye_g` glasses, `mouth` its inside, `ear_r` earrings, `neck_l` a necklace."""
+LAPA_11 = (
+    "background",
+    "skin",
+    "left_eyebrow",
+    "right_eyebrow",
+    "left_eye",
+    "right_eye",
+    "nose",
+    "upper_lip",
+    "inner_mouth",
+    "lower_lip",
+    "hair",
+)
+"""The eleven classes of LaPa (Liu et al., "A New Dataset and Boundary-Attention Semantic Segmentation for Face
+Parsing", 2020) in the order of its files."""
+FROM_LAPA = (0, 1, 6, 7, 4, 5, 2, 11, 10, 12, 13)
+"""The number in `CELEBAMASK_19` of each class of `LAPA_11`, left for left."""
 UNLABELLED = 255
 MAX_SIDE = 8192
 
 _SWAPPED = np.arange(256, dtype=np.uint8)
 _SWAPPED[[4, 5, 6, 7, 8, 9]] = [5, 4, 7, 6, 9, 8]
+_MERGED = np.arange(256, dtype=np.uint8)
+_MERGED[[3, 8, 9, 14, 15, 16, 17, 18]] = [1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def merged_to_lapa(parsing: Map) -> Map:
+    """The map in the classes of LaPa, still numbered as in `CELEBAMASK_19`: glasses count as the skin behind them;
+    ears, hat, jewellery, neck and clothes as background.
+    """
+    return np.asarray(_MERGED[parsing], np.uint8)
+
+
+def sides_swapped(parsing: Map) -> Map:
+    """The map with left and right exchanged in meaning, every pixel where it is."""
+    return np.asarray(_SWAPPED[parsing], np.uint8)
 
 
 def mirrored_map(parsing: Map) -> Map:
@@ -84,15 +115,16 @@ def resized_map(parsing: Map, size: int) -> Map:
     return np.asarray(classes[np.argmax(shares, axis=0)], np.uint8)
 
 
-def decode_map(png: bytes, what: str) -> Map:
+def decode_map(png: bytes, what: str, classes: int = len(CELEBAMASK_19)) -> Map:
     """(H, W) class numbers of a grey or palette PNG.
 
     Args:
         png: the file.
         what: its name, for the error.
+        classes: how many there are.
 
     Raises:
-        DataError: not such a PNG, too large, or it holds other numbers than 0 to 18 and 255.
+        DataError: not such a PNG, too large, or it holds other numbers than 0 to classes - 1 and 255.
     """
     from PIL import Image
 
@@ -106,9 +138,11 @@ def decode_map(png: bytes, what: str) -> Map:
             parsing = np.array(file, np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"The parsing map {what} cannot be read ({error})", expected="a PNG of classes") from error
-    wrong = np.unique(parsing[(parsing >= len(CELEBAMASK_19)) & (parsing != UNLABELLED)])
+    wrong = np.unique(parsing[(parsing >= classes) & (parsing != UNLABELLED)])
     if wrong.size:
-        raise DataError(f"The parsing map {what} holds the classes {wrong[:5].tolist()}", expected="0 to 18, and 255")
+        raise DataError(
+            f"The parsing map {what} holds the classes {wrong[:5].tolist()}", expected=f"0 to {classes - 1}, and 255"
+        )
     return parsing
 
 

@@ -1,15 +1,18 @@
 """Parsing: which part of the face each pixel of a crop shows, in the 19 classes of CelebAMask-HQ (Lee et al., 2020).
 
-Every patch token by itself predicts the classes of the pixels it covers, so a head has no way to carry in a mean face.
-The score is F1 of each class from the confusion counts pooled over all pixels of all faces, and their mean over the
-classes that the set labels, without background (the downstream protocol of FaRL, Zheng et al., 2022). 255 is
-unlabelled: such pixels neither train nor count.
+Every patch token by itself predicts the classes of the pixels it covers, so a head has no way to carry in a mean
+face. The score is F1 of each class from the confusion counts pooled over all pixels of all faces, and their mean over
+the classes that the set labels, without background (the downstream protocol of FaRL, Zheng et al., 2022). 255 is
+unlabelled: such pixels neither train nor count. LaPa and CelebAMask-HQ are read as they are handed out; LaPa's eleven
+classes are numbered as among the nineteen, and every other set can be scored in them too (`class_map="lapa-11"`).
+Tables that leave out hair are `f1_mean_without_hair`.
 
 Inside a patch the head predicts a raster of class shares, a cell a pixel for patches of up to `CELLS` pixels. Larger
 ones have the fewest cells from `CELLS` on that fit, and their pixels read the raster by bilinear interpolation.
 
-Skin covers a hundred times the area of an eye, and a head that predicts plain shares would name the small parts almost
-nowhere. So shares are asked for in units of `SHARES` ** `RARITY`, which makes a decision for a rare class cheaper.
+Skin covers a hundred times the area of an eye, and a head that predicts plain shares would name the small parts
+almost nowhere. So shares are asked for in units of `SHARES` ** `RARITY`, which makes a decision for a rare class
+cheaper.
 """
 
 from __future__ import annotations
@@ -18,18 +21,31 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics
-from fusiform.errors import ConfigError, DataError
+from fusiform.errors import ConfigError, DataError, did_you_mean
 from fusiform.faces.faceset import FaceSet
-from fusiform.faces.parsing_map import CELEBAMASK_19, UNLABELLED, Map, crop_map, decode_map, mirrored_map, resized_map
+from fusiform.faces.parsing_map import (
+    CELEBAMASK_19,
+    UNLABELLED,
+    Map,
+    crop_map,
+    decode_map,
+    merged_to_lapa,
+    mirrored_map,
+    resized_map,
+)
 from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, crop_photos
 from fusiform.tasks.rendered import TRAIN_FACES, read_set
-from fusiform.tasks.sets import london
-from fusiform.tasks.sets.folder import one_source
+from fusiform.tasks.sets import celebamask, lapa, london
+from fusiform.tasks.sets.folder import RENDERED, data_root, one_source
+from fusiform.tasks.sets.layout import Inspection, locate
+from fusiform.tasks.sets.mapped import ParsingSet, labelled_maps
+from fusiform.tasks.sets.placing import Placing
 from fusiform.tasks.splits import evenly, folds_by_person
 from fusiform.tasks.task import Array, Features, Labelled
 
@@ -61,23 +77,45 @@ SHARES = {
 RARITY = 1 / 3
 """Between 1/4 and 2/5 the mean F1 of a linear head on London changes by a few points; at 0 it is less than half."""
 LONDON = "london"
+LONDON_COPIES = 8
+HAIR = CELEBAMASK_19.index("hair")
+LAPA, CELEBAMASK = "lapa-11", "celebamask-19"
+
+PUBLIC: dict[str, ParsingSet] = {
+    lapa.NAME: ParsingSet(lapa.LAYOUT, lapa.CLASSES, LAPA, lapa.SCHEME, lapa.read, lapa.load),
+    celebamask.NAME: ParsingSet(
+        celebamask.LAYOUT, celebamask.CLASSES, CELEBAMASK, "standard-five", celebamask.read, celebamask.load
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Parsing:
-    """19 classes from each patch token. London labels eleven of them; hair and background are unlabelled there."""
+    """19 or 11 classes from each patch token. London labels eleven of the 19; hair and background are unlabelled there.
+
+    On the public sets the head is fitted on "train", chosen on at most 100 faces of "val" and scored once on all of
+    "test".
+    """
 
     dataset: str = LONDON
-    """"london", or "rendered" with a `path`."""
+    """"london"; "rendered" with a `path`; or a public set: lapa, celebamask-hq."""
     path: Path | None = None
-    """Folder of a set with parsing maps. Its faces are not displaced."""
+    """Folder of a set with parsing maps, whose faces are not displaced. Of a public set: its own folder or the one
+    above it; FUSIFORM_DATA by default."""
     train_faces: int | None = TRAIN_FACES
-    """At most so many training faces of such a set."""
+    """At most so many training faces of a rendered or public set; None: all."""
+    class_map: Literal["", "celebamask-19", "lapa-11"] = ""
+    """Classes to predict and score: those of the set by default."""
     jitter: Jitter = EVALUATION_JITTER
-    copies: int = 8
+    copies: int | None = None
+    """Further displaced crops of each training face: 8 on London, none on the public sets by default."""
     folds: int = 5
     root: Path | None = None
     """Folder of the photo sets; FUSIFORM_DATA by default."""
+    placed: Placing = "labels"
+    """What a public set's crops are placed on: its labels, or a detector's points, as at work."""
+    incomplete: bool = False
+    """Accept a public set whose counts are not the official ones; the result then says what was missing."""
 
     name = "parsing"
     features: Features = "patches"
@@ -85,25 +123,62 @@ class Parsing:
     higher_is_better = True
 
     def __post_init__(self) -> None:
-        one_source(self.name, self.dataset, self.path)
+        known = (LONDON, RENDERED, *PUBLIC)
+        if self.dataset not in known:
+            raise ConfigError(f"{self.name} has no dataset '{self.dataset}'", do=did_you_mean(self.dataset, known))
+        if self.dataset not in PUBLIC:
+            one_source(self.name, self.dataset, self.path)
+        elif self.class_map and len(self.classes) > len(PUBLIC[self.dataset].classes):
+            raise ConfigError(f"{self.dataset} does not label the classes of {self.class_map}", expected=LAPA)
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes that the set labels and that are predicted and scored."""
-        return london.CLASSES if self.path is None else tuple(range(len(CELEBAMASK_19)))
+        """The classes that the set labels and that are predicted and scored, numbered as in `CELEBAMASK_19`."""
+        if self.dataset in PUBLIC and not self.class_map:
+            return PUBLIC[self.dataset].classes
+        wanted = lapa.CLASSES if self.class_map == LAPA else tuple(range(len(CELEBAMASK_19)))
+        return tuple(c for c in wanted if c in london.CLASSES) if self.dataset == LONDON else wanted
 
     @property
     def measurement_notes(self) -> Mapping[str, object]:
         ignored = tuple(c for c in range(len(CELEBAMASK_19)) if c not in self.classes or c == 0)
-        jitter = self.jitter.name if self.path is None else "none"
-        return {"jitter": jitter, "class_map": "celebamask-19", "ignored_classes": ignored}
+        jitter = "none" if self.dataset == RENDERED else self.jitter.name
+        own = PUBLIC[self.dataset].class_map if self.dataset in PUBLIC else CELEBAMASK
+        return {"jitter": jitter, "class_map": self.class_map or own, "ignored_classes": ignored}
 
     def read(self, size: int) -> Labelled:
-        if self.path is not None:
-            return self._read_set(self.path, size)
+        if self.dataset in PUBLIC:
+            faces = self._read_public(PUBLIC[self.dataset], size)
+        elif self.path is not None:
+            faces = self._read_set(self.path, size)
+        else:
+            faces = self._read_london(size)
+        # London leaves unlabelled what LaPa would call background, so its maps are not merged
+        merge = self.class_map == LAPA and self.dataset != LONDON
+        return replace(faces, target=merged_to_lapa(np.asarray(faces.target, np.uint8))) if merge else faces
+
+    def _read_public(self, of: ParsingSet, size: int) -> Labelled:
+        folder = locate(of.layout, self.path if self.path is not None else data_root(self.root))
+        found = of.read(folder)
+        notes = Inspection(of.layout, folder, found.census).require(incomplete=self.incomplete)
+        return labelled_maps(
+            of,
+            found,
+            size,
+            train_faces=self.train_faces,
+            val_faces=CHOOSING,
+            placed=self.placed,
+            jitter=self.jitter,
+            copies=self.copies or 0,
+            incomplete=self.incomplete,
+            notes=notes,
+        )
+
+    def _read_london(self, size: int) -> Labelled:
         faces = [face for face in london.annotated(self.root) if face.parsing is not None]
         photos = [face.photo for face in faces]
-        crops = crop_photos(photos, size, name=LONDON, jitter=self.jitter, copies=self.copies, mirror=True)
+        copies = LONDON_COPIES if self.copies is None else self.copies
+        crops = crop_photos(photos, size, name=LONDON, jitter=self.jitter, copies=copies, mirror=True)
         maps = {row: _map(faces[row].parsing) for row in set(crops.row.tolist())}
         target = np.empty((len(crops), size, size), np.uint8)
         for i, row in enumerate(crops.row.tolist()):
@@ -190,8 +265,10 @@ class Parsing:
         occurs = matrix.sum(1) > 0
         f1 = np.where(occurs, metrics.f1_from_confusion(matrix), np.nan)
         parts = [c for c in self.classes if c != 0 and occurs[c]]
-        by_class = {f"f1_{CELEBAMASK_19[c]}": float(f1[c]) for c in self.classes}
-        return {"f1_mean": float(f1[parts].mean()) if parts else float("nan"), **by_class}
+        scores = {"f1_mean": metrics.defined_mean(f1[parts])}
+        if HAIR in self.classes:
+            scores["f1_mean_without_hair"] = metrics.defined_mean(f1[[c for c in parts if c != HAIR]])
+        return scores | {f"f1_{CELEBAMASK_19[c]}": float(f1[c]) for c in self.classes}
 
 
 def _map(path: Path) -> Map:

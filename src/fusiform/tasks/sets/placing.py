@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,16 @@ class PlacedFace:
     """(5, 2) arcface-5 in picture pixels; without them the box places the crop."""
     number: int = 0
     """Of the picture within a file that holds many."""
+    in_shares: bool = False
+    """Whether box and points are shares of the picture's width and height instead of pixels."""
+
+    def sized(self, width: int, height: int) -> PlacedFace:
+        """With box and points in the pixels of a picture of that size."""
+        if not self.in_shares:
+            return self
+        x0, y0, x1, y1 = self.box
+        points = None if self.points5 is None else self.points5 * [width, height]
+        return replace(self, box=(x0 * width, y0 * height, x1 * width, y1 * height), points5=points, in_shares=False)
 
 
 Reader = Callable[[PlacedFace], NDArray[np.uint8]]
@@ -66,16 +76,22 @@ def box_of(points: NDArray[np.float64]) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def taken(splits: NDArray[np.str_], keys: Sequence[str], name: str, train_faces: int | None) -> NDArray[np.int64]:
-    """Rows of all faces but those of "train" beyond `train_faces`; which ones is decided by a hash of the key, so that
-    every source folder of a set is represented, on every machine in the same way. Ascending.
+def taken(
+    split: NDArray[np.str_], keys: Sequence[str], name: str, train_faces: int | None, val_faces: int | None = None
+) -> NDArray[np.int64]:
+    """Rows of all "test" faces and of at most so many of "train" and of "val"; ascending.
+
+    Which ones is decided by a hash of the key, so that every source folder of a set is represented, on every machine in
+    the same way.
     """
-    train = np.flatnonzero(splits == "train")
-    rest = np.flatnonzero(splits != "train")
-    if train_faces is not None and len(train) > train_faces:
-        order = np.argsort([stream_seed("train-faces", name, keys[i]) for i in train.tolist()], kind="stable")
-        train = train[order[:train_faces]]
-    return np.sort(np.concatenate([train, rest])).astype(np.int64)
+    kept = [np.flatnonzero((split != "train") & (split != "val"))]
+    for part, most in (("train", train_faces), ("val", val_faces)):
+        rows = np.flatnonzero(split == part)
+        if most is not None and len(rows) > most:
+            order = np.argsort([stream_seed("faces-taken", name, keys[i]) for i in rows.tolist()], kind="stable")
+            rows = rows[order[:most]]
+        kept.append(rows)
+    return np.sort(np.concatenate(kept)).astype(np.int64)
 
 
 def cut_placed(
@@ -185,9 +201,10 @@ def _cut(
             lost[index] = True
             refused.append(error.what)
             continue
-        found = None if finder is None else _found(finder, pixels, face, onto)
+        sized = face.sized(pixels.shape[1], pixels.shape[0])
+        found = None if finder is None else _found(finder, pixels, sized, onto)
         by_label[index] = finder is not None and found is None
-        exact = found or _on_labels(face, onto)
+        exact = found or _on_labels(sized, onto)
         for number in range(copies + 1 if face.split == "train" else 1):
             placement = jitter.of(exact, face.key, number)
             flip = number % 2 == 1

@@ -13,12 +13,13 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "fusiform"
 
 # A module imports only from its own layer or those before it (docs/decisions/0002-layers.md).
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "clock", "config", "measurement", "progress", "durable", "assets", "transfer"),
-    ("batch", "ledger", "nn", "objectives", "metrics", "protocols", "results", "intervals"),
+    ("errors", "clock", "config", "measurement", "progress", "durable", "assets", "transfer", "revision"),
+    ("batch", "ledger", "nn", "objectives", "metrics", "protocols", "shots", "results", "intervals"),
     ("faces", "methods", "tasks", "probes"),
     (
-        *("optim", "world", "checkpoint", "run", "encoder", "weights", "recipes"),
-        *("engine", "embedding", "probing", "heads", "finetuning", "evaluate", "flops"),
+        *("optim", "group", "world", "checkpoint", "sharded", "run", "encoder", "weights", "recipes"),
+        *("parallel", "training", "together", "engine"),
+        *("embedding", "probing", "heads", "goals", "attending", "finetuning", "crossing", "evaluate", "flops"),
     ),
     ("render", "curate", "compare", "infer", "export", "report", "gallery", "suite", "serve"),
     ("commands", "cli"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +63,15 @@ def pretrain(words: list[str]) -> int:
     from fusiform.faces.shards import FaceSet
 
     encoder = train(recipe, FaceSet.open(flags.faces), flags.out, label=recipe.name)
+    if not first_rank():
+        return 0
     sys.stdout.write(f"encoder {encoder.sha256[:12]} in {flags.out / 'encoder'}\n")
     sys.stdout.write(f"next: fusiform evaluate {flags.out}\n")
     return 0
 
 
 def train(recipe: Recipe, faces: Any, out: Path, *, label: str) -> Any:
-    """`engine.pretrain` with progress on the terminal."""
+    """`engine.pretrain` with progress on the terminal, that of the first rank only."""
     from fusiform.clock import Clock
     from fusiform.engine import pretrain as run
     from fusiform.progress import Progress
@@ -77,6 +80,8 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str) -> Any:
 
     def watch(clock: Clock, row: dict[str, float]) -> None:
         per_step = recipe.optim.faces_per_step
+        if clock.rank:
+            return
         if not bar:
             bar.append(Progress(clock.total_steps * per_step, "faces", label, done=clock.step * per_step))
         bar[0].advance(per_step, **({"loss": f"{row['loss']:.4f}", "epoch": f"{clock.epoch:.1f}"} if row else {}))
@@ -88,8 +93,13 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str) -> Any:
             each.close()
 
 
+def first_rank() -> bool:
+    """Whether this is the only process of a command, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show(words: list[str]) -> int:
-    """Print a recipe: settings, parameters, cost per face. Without a name, list all."""
+    """Print a recipe: settings, parameters, cost per face, memory. Without a name, list all."""
     if not words:
         for name in recipes.TABLE:
             sys.stdout.write(f"{name:<24} {recipes.find(name).about}\n")
@@ -100,33 +110,43 @@ def show(words: list[str]) -> int:
     recipe, rest = recipe_and_rest(words, "show")
     if rest:
         raise ConfigError(f"'show' takes one recipe, not {' '.join(words)}")
-    import torch
+    from fusiform.flops import cost
 
-    with torch.device("meta"):
-        method = recipe.method.build(recipe.vit)
-    total = sum(p.numel() for p in method.parameters())
-    encoder = sum(p.numel() for p in method.encoder.parameters())
-    peak = recipe.optim.peak_lr
+    sys.stdout.write(f"{recipe.name}: {recipe.about}\n\n{json.dumps(to_json(recipe), indent=1)}\n\n")
+    found = cost(recipe)
+    had, needs = found.parameters, found.memory
+    optim, faces = recipe.optim, recipe.optim.faces_per_step
+    lines = {
+        "identity": recipe.identity,
+        "parameters": f"{had.total:,}",
+        "of the encoder": f"{had.encoder:,}",
+        "trained": f"{had.trained:,}",
+        "teacher": f"{had.teacher:,} (averages of trained ones)",
+        "frozen": f"{had.frozen:,} (feature networks, position tables)",
+        "patches per face": f"{recipe.vit.patches}, {len(recipe.data.views)} view{'s' * (len(recipe.data.views) > 1)}",
+        "training, one face": f"{found.training / 1e9:.3f} GFLOP ({found.forward / 1e9:.3f} forward), "
+        f"in micro-batches of {found.micro_batch}",
+        "training, one step": f"{found.of_step(recipe) / 1e12:.3f} TFLOP for {faces:,} faces",
+        "inference, one face": f"{found.inference / 1e9:.3f} GFLOP",
+        "memory, any batch": f"{_mib(needs.fixed)}: weights {_mib(needs.weights)}, gradients {_mib(needs.gradients)}, "
+        f"optimizer {_mib(needs.optimizer)}",
+        "memory, one face": f"{_mib(needs.activations)} of activations, "
+        f"{_mib(needs.activations * found.micro_batch)} for a micro-batch",
+        "peak learning rate": f"{optim.peak_lr:.3g}",
+    }
+    for name, value in lines.items():
+        sys.stdout.write(f"{name:<20} {value}\n")
     sys.stdout.write(
-        f"{recipe.name}: {recipe.about}\n\n{json.dumps(to_json(recipe), indent=1)}\n\n"
-        f"identity           {recipe.identity}\n"
-        f"parameters         {total:,} ({encoder:,} in the encoder)\n"
-        f"patches per face   {recipe.vit.patches}\n"
-        f"encoder, one face  {vit_flops(recipe.vit) / 1e9:.2f} GFLOP\n"
-        f"peak learning rate {peak:.3g}\n"
-        f"weights + moments  {total * 16 / 2**20:,.0f} MiB in fp32\n"
+        "A multiply-add counts as two; matrix products and convolutions are counted, elementwise work is not "
+        "(docs/compare.md).\nMemory is for fp32.\n"
     )
+    if getattr(recipe.method, "feature_encoder", "") is None:
+        sys.stdout.write("No frozen encoder is named, so the paper's ViT-B/16 at 224 pixels is counted.\n")
     return 0
 
 
-def vit_flops(vit: ViTConfig, tokens: int | None = None) -> int:
-    """Floating-point operations of one forward pass over `tokens` (default: all), a multiply-add counted as two."""
-    n = tokens if tokens is not None else vit.patches + 1
-    inner = vit.heads * vit.head_width if vit.head_width else vit.width
-    linear = n * vit.width * (4 * inner + 2 * vit.width * vit.mlp_ratio)
-    attention = 2 * n * n * inner
-    patches = n * vit.patch_size**2 * 3 * vit.width
-    return round(2 * (vit.depth * (linear + attention) + patches))
+def _mib(number: float) -> str:
+    return f"{number / 2**20:,.1f} MiB" if number < 100 * 2**20 else f"{number / 2**20:,.0f} MiB"
 
 
 def recipe_and_rest(words: list[str], command: str) -> tuple[Recipe, list[str]]:

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of tensors (safetensors), numbers (JSON) and a manifest (SHA-256). Nothing is ever pickled.
 
     step-00000500/
-        tensors.safetensors     weights, teacher, optimizer moments
+        tensors.safetensors     weights, teacher, optimizer moments (or a file for each rank, see `fusiform.sharded`)
         state.json              what is not a tensor
         config.json             the run's config at that moment
         manifest.json           length and SHA-256 of each file above, and of itself
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _REPLACED = ".replaced"
-_FILES = ("tensors.safetensors", "state.json", "config.json")
+_TENSORS = "tensors.safetensors"
+_FILES = ("state.json", "config.json")
 _DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -65,11 +66,17 @@ class Checkpoint:
     """What is not a tensor."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, on the CPU."""
+        """All tensors by name, whole and on the CPU, whether one process wrote them or several."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.folder / "tensors.safetensors"
+        path = self.folder / _TENSORS
+        if not path.exists():
+            import torch
+
+            from fusiform.sharded import read_parts
+
+            return read_parts(self.folder, lambda _, shape, dtype: torch.empty(shape, dtype=dtype))
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
@@ -95,23 +102,45 @@ def write(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[st
     Raises:
         DataError: it cannot be written, for want of room or permission; names the path and the bytes needed.
     """
+    header, ordered = _layout(tensors)
+    needed = len(header) + sum(t.numel() * t.element_size() for t in ordered)
+    with writing(run / folder_name(step), needed + len(config)):
+        aside = begin(run, step)
+        try:
+            files = {_TENSORS: write_file(aside / _TENSORS, _pieces(header, ordered))}
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return seal(run, step, files, state, config)
+
+
+def begin(run: Path, step: int) -> Path:
+    """An empty folder to write the tensors of a checkpoint into, which `seal` makes one."""
+    aside = run / (folder_name(step) + ASIDE)
+    with writing(aside, 0):
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir()
+    return aside
+
+
+def seal(run: Path, step: int, files: Mapping[str, Any], state: Mapping[str, Any], config: bytes) -> Path:
+    """Turn the folder that `begin` made, with these `files` in it, into the checkpoint of `step`.
+
+    Args:
+        files: name -> {"bytes", "sha256"} of the files with tensors.
+    """
     final = run / folder_name(step)
     aside = final.with_name(final.name + ASIDE)
     numbers = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
-    header, ordered = _layout(tensors)
-    needed = len(header) + sum(t.numel() * t.element_size() for t in ordered) + len(numbers) + len(config)
-    with writing(final, needed):
+    with writing(final, len(numbers) + len(config)):
         try:
-            if aside.exists():
-                shutil.rmtree(aside)
-            aside.mkdir()
             files = {
-                "tensors.safetensors": write_file(aside / "tensors.safetensors", _pieces(header, ordered)),
+                **files,
                 "state.json": write_file(aside / "state.json", [numbers]),
                 "config.json": write_file(aside / "config.json", [config]),
             }
-            manifest = sealed_json({"format": FORMAT, "step": step, "files": files})
-            write_file(aside / "manifest.json", [manifest])
+            write_file(aside / "manifest.json", [sealed_json({"format": FORMAT, "step": step, "files": files})])
             sync_folder(aside)
             _rename(aside, final)
         except BaseException:
@@ -163,7 +192,9 @@ def damage(folder: Path) -> str | None:
             return f"its format is {manifest.get('format')}, this version reads {FORMAT}"
         if folder.name != folder_name(manifest["step"]):
             return f"it was written as {folder_name(manifest['step'])}"
-        for name in _FILES:
+        if missing := [name for name in _FILES if name not in manifest["files"]]:
+            return f"its manifest lacks {missing[0]}"
+        for name in manifest["files"]:
             size, meant = (folder / name).stat().st_size, manifest["files"][name]
             if size != meant["bytes"]:
                 return f"{name} has {size:,} bytes instead of {meant['bytes']:,}"

@@ -42,7 +42,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except FusiformError as error:
-        print(f"fusiform: {error}", file=sys.stderr)
+        size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+        who = "fusiform" if size == "1" else f"fusiform (rank {rank} of {size})"
+        print(f"{who}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("fusiform: stopped.", file=sys.stderr)

@@ -218,6 +218,13 @@ class LoopConfig:
     """bf16 autocast or fp32. "auto": bf16 where the hardware has it; the choice is written to config.json."""
     compile: bool = False
     """Compile the encoder's blocks with torch.compile."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """Among several ranks: "ddp" gives each a whole copy; "fsdp" cuts weights, teachers and moments into a part for
+    each, for encoders that are too large for one device."""
+    activation_checkpointing: bool = False
+    """Compute blocks' activations again when their gradients are needed: less memory, about a third more time."""
+    rank_timeout: float = 30.0
+    """Seconds without a sign of life after which another rank counts as lost and the run stops."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

@@ -78,6 +78,18 @@ class RunBusy(FusiformError):
     exit_code = 3
 
 
+class RankLost(FusiformError):
+    """Another process of the same run died, stopped for an error of its own, or gives no sign of life."""
+
+    exit_code = 7
+
+
+class OutOfMemory(FusiformError):
+    """Training needs more memory than there is; the message names the flags that need less."""
+
+    exit_code = 8
+
+
 class Interrupted(FusiformError):
     """The run was asked to stop (Ctrl-C, SIGTERM, SIGUSR1), saved its state, and the same command continues it."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.errors import DataError, did_you_mean
+from fusiform.nn.ranks import is_sharded, local, sum_over_ranks
 
 TOKENS = ("cls_token", "dist_token", "pos_embed", "mask_token")
 """Not decayed in MAE's fine-tuning, although they have two and more dimensions. In its pre-training they are."""
@@ -56,7 +57,8 @@ def adamw(
     """
     if layer_decay is not None and depth is None:
         raise ValueError("layer_decay needs depth")
-    groups: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
+    # sharded parameters and whole ones are stepped apart: no fused kernel takes both at once
+    groups: dict[tuple[float, bool, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
@@ -64,7 +66,7 @@ def adamw(
         scale = 1.0
         if layer_decay is not None and depth is not None:
             scale = layer_decay ** (depth + 1 - layer_of(name, depth))
-        groups.setdefault((scale, decayed), []).append((name, parameter))
+        groups.setdefault((scale, decayed, is_sharded(parameter)), []).append((name, parameter))
     parameters = [p for group in groups.values() for _, p in group]
     fused = bool(parameters) and all(p.device.type in _FUSED and p.is_floating_point() for p in parameters)
     return torch.optim.AdamW(
@@ -76,7 +78,7 @@ def adamw(
                 "weight_decay": weight_decay if decayed else 0.0,
                 "decayed": decayed,
             }
-            for (scale, decayed), named in groups.items()
+            for (scale, decayed, _), named in groups.items()
         ],
         lr=lr,
         betas=betas,
@@ -100,8 +102,8 @@ def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> N
 def clip_each(parameters: Iterable[Tensor], max_norm: float) -> None:
     """Scale every gradient that is longer than `max_norm` to that norm, each tensor by itself (DINO)."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    factors = [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(gradients)]
-    torch._foreach_mul_(gradients, factors)
+    factors = [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in _norms(gradients)]
+    torch._foreach_mul_([local(g) for g in gradients], factors)
 
 
 @torch.no_grad()
@@ -112,7 +114,11 @@ def clip_and_norm(parameters: Iterable[Tensor], max_norm: float | None = None) -
     that is not finite scales nothing: the caller is to stop on it.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=None)
+    if any(is_sharded(g) for g in gradients):
+        norm = torch.linalg.vector_norm(torch.stack(_norms(gradients)))
+        gradients = [local(g) for g in gradients]
+    else:
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=None)
     if max_norm is not None:
         factor = max_norm / (norm + 1e-6)
         if norm.device.type != "cpu":  # a comparison would wait for the device; NaN passes the clamp as itself
@@ -120,6 +126,17 @@ def clip_and_norm(parameters: Iterable[Tensor], max_norm: float | None = None) -
         elif norm > max_norm and torch.isfinite(norm):
             torch._foreach_mul_(gradients, factor.item())
     return norm
+
+
+def _norms(gradients: list[Tensor]) -> list[Tensor]:
+    """The L2 norm of each gradient, of the whole of it where ranks have parts."""
+    norms = list(torch._foreach_norm([local(g) for g in gradients]))
+    cut = [i for i, gradient in enumerate(gradients) if is_sharded(gradient)]
+    if cut:
+        squares = sum_over_ranks(torch.stack([norms[i] for i in cut]).square())
+        for i, square in zip(cut, squares, strict=True):
+            norms[i] = square.sqrt()
+    return norms
 
 
 def optimizer_tensors(

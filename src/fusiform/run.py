@@ -12,16 +12,14 @@ Reading a run (`Run.read_config`, `Run.read_log`) takes no lock and does not imp
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import math
 import os
 import re
-import subprocess
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -29,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Self
 from fusiform import checkpoint, config
 from fusiform.checkpoint import Checkpoint
 from fusiform.durable import ASIDE, FolderLock, open_sealed_json, replace_file, sealed_json, writing
-from fusiform.errors import ConfigError, DataError, FusiformWarning
+from fusiform.errors import ConfigError, DataError, FusiformError, FusiformWarning
+from fusiform.revision import revision, version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,10 +172,25 @@ class Run:
         Raises:
             DataError: no room or no permission; the older checkpoints are untouched.
         """
+        self._before_saving()
+        path = checkpoint.write(self.folder, step, tensors, state, sealed_json(self.config))
+        return self._kept(step, path)
+
+    def begin(self, step: int) -> Path:
+        """As `save`, where several ranks write the tensors: an empty folder for them, which `commit` makes whole."""
+        self._before_saving()
+        return checkpoint.begin(self.folder, step)
+
+    def commit(self, step: int, files: Mapping[str, Any]) -> Path:
+        """Seal the checkpoint that was begun; `files` as in `checkpoint.seal`."""
+        return self._kept(step, checkpoint.seal(self.folder, step, files, {}, sealed_json(self.config)))
+
+    def _before_saving(self) -> None:
         with writing(self.folder / "log.jsonl", 0):
             os.fsync(self._log)  # a row of a step that was done is not younger than the checkpoint
             (self.folder / "done.json").unlink(missing_ok=True)
-        path = checkpoint.write(self.folder, step, tensors, state, sealed_json(self.config))
+
+    def _kept(self, step: int, path: Path) -> Path:
         self._good.add(step)
         kept = sorted(self._good)[-self._keep :]
         if len(kept) == self._keep:
@@ -216,11 +230,22 @@ class Run:
 
     def finish(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write the last checkpoint, unless `latest` or `save` has dealt with this step, and mark the run as done."""
-        path = self.folder / checkpoint.folder_name(step)
-        if step not in self._good:
-            path = self.save(step, tensors, state)
+        if not self.has(step):
+            self.save(step, tensors, state)
+        return self.mark_done(step)
+
+    def has(self, step: int) -> bool:
+        """Whether this process wrote or checked the checkpoint of `step`."""
+        return step in self._good
+
+    def mark_done(self, step: int) -> Path:
         replace_file(self.folder / "done.json", sealed_json({"step": step, "time": _now()}))
-        return path
+        return self.folder / checkpoint.folder_name(step)
+
+    def stopped(self, error: FusiformError) -> None:
+        """Note in the log why the run stopped before its end, if the log can still be written."""
+        with contextlib.suppress(DataError):
+            self.log({"event": "stopped", "message": str(error), "error": type(error).__name__, "time": _now()})
 
     def close(self) -> None:
         """Give the folder back. Twice does no harm."""
@@ -251,8 +276,8 @@ def _describe(recipe: config.Recipe, notes: Mapping[str, Any]) -> dict[str, Any]
         "identity": recipe.identity,
         "config": config.to_json(recipe),
         "notes": json.loads(json.dumps(dict(notes), allow_nan=False)),
-        "versions": {name: _version(name) for name in ("fusiform", "torch", "numpy", "safetensors")},
-        "revision": _revision(),
+        "versions": {name: version(name) for name in ("fusiform", "torch", "numpy", "safetensors")},
+        "revision": revision(),
         "created": _now(),
         "history": [],
     }
@@ -355,25 +380,3 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-@functools.cache
-def _revision() -> str | None:
-    """The git commit of this code if it runs from a checkout, with "+" if the sources differ from it; else None."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    git = ["git", "-C", str(root)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"], capture_output=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("" if clean.returncode == 0 else "+")

@@ -1,4 +1,4 @@
-"""`World`: the processes a run lives in: device, precision, threads, the stop signal."""
+"""`World`: the processes a run lives in: device, precision, threads, ranks, the stop signal."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import torch
 
 from fusiform.config import LoopConfig
 from fusiform.errors import ConfigError
+from fusiform.group import Group
 
 Precision = Literal["fp32", "bf16"]
 
@@ -32,8 +33,8 @@ class World:
     threads: int
     """CPU threads of tensor work."""
     stop: StopSignal
-    rank: int = 0
-    world_size: int = 1
+    group: Group = field(default_factory=Group)
+    """The ranks of the run."""
     tuning: dict[str, Any] = field(default_factory=dict)
     """What the CPU start-up routine did, choice by choice."""
 
@@ -42,14 +43,9 @@ class World:
         """Resolve every "auto" of `loop`, tune the CPU if asked, and listen for stop signals.
 
         Raises:
-            ConfigError: a device or precision that this machine does not have.
+            ConfigError: a device or precision that this machine does not have; not started by torchrun.
+            RankLost: started as one of several processes, and some did not come.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError(
-                f"Started as one of {os.environ['WORLD_SIZE']} processes",
-                expected="one process: training on several ranks is not there yet",
-                do="start without torchrun",
-            )
         if loop.threads is not None and loop.threads < 1:
             raise ConfigError(f"{loop.threads} threads", expected="at least 1", do=f"--loop.threads {usable_cores()}")
         device = _device(loop.device)
@@ -58,7 +54,20 @@ class World:
         if threads is not None:
             torch.set_num_threads(threads)
         precision = _precision(loop.precision, device)
-        return cls(device, precision, torch.get_num_threads(), StopSignal(), tuning=tuning)
+        group = Group.join(device.type, loop.rank_timeout)
+        return cls(device, precision, torch.get_num_threads(), StopSignal(), group, tuning)
+
+    @property
+    def rank(self) -> int:
+        return self.group.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.group.size
+
+    def asked_to_stop(self) -> bool:
+        """Whether any rank has been asked to stop: the same answer on all of them, at the same step."""
+        return bool(self.group.highest(int(self.stop.requested is not None)))
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of forward passes: bf16 autocast, or nothing in fp32."""
@@ -80,7 +89,8 @@ class World:
             "tuning": self.tuning,
         }
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
+        self.group.leave(error)
         self.stop.restore()
 
     def __enter__(self) -> Self:
@@ -89,7 +99,7 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(error)
 
 
 class StopSignal:
@@ -185,7 +195,12 @@ def usable_cores() -> int:
 
 def _usable_threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(asked) if asked.isdigit() and int(asked) > 0 else usable_cores()
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, usable_cores() // local_ranks())
+
+
+def local_ranks() -> int:
+    """Ranks of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
@@ -224,14 +239,29 @@ def _device(asked: str) -> torch.device:
         "cpu": lambda: True,
     }
     if asked == "auto":
-        return torch.device(next(name for name, available in there.items() if available()))
+        return _own_device(next(name for name, available in there.items() if available()))
     if not there[asked]():
         raise ConfigError(
             f"There is no {asked} device here",
             expected=f"one of {', '.join(name for name, available in there.items() if available())}",
             do="--loop.device auto",
         )
-    return torch.device(asked)
+    return _own_device(asked)
+
+
+def _own_device(name: str) -> torch.device:
+    """This rank's device: GPUs are shared out by the rank on this machine."""
+    if name != "cuda" or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return torch.device(name)
+    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError(
+            f"There are {local_ranks()} processes on this machine and {count} GPUs",
+            expected="at most one process for each GPU",
+            do=f"torchrun --nproc-per-node {count}",
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def _precision(asked: str, device: torch.device) -> Precision:

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("embedding", "probing", "heads", "goals", "attending", "finetuning", "crossing", "evaluate", "flops"),
     ),
     ("render", "curate", "compare", "infer", "export", "report", "gallery", "suite", "serve"),
-    ("commands", "cli"),
+    ("commands", "cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALONE = ("methods", "tasks")

@@ -85,9 +85,10 @@ def test_autocast_computes_in_bf16_and_keeps_weights_in_fp32() -> None:
         assert layer(x).dtype == torch.float32
 
 
-def test_several_ranks_are_refused_and_not_run_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_that_were_not_started_by_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="one of 2 processes"):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match=r"one of 2 processes, but RANK.*Do: torchrun --nproc-per-node 2"):
         World.start(LoopConfig())
 
 

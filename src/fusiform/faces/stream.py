@@ -70,6 +70,8 @@ class Stream:
     """Over all ranks."""
     rank: int = 0
     world_size: int = 1
+    faces_per_micro_batch: int | None = None
+    """Per rank and forward pass; None: the rank's whole share. Decides which of a step's faces belong to which rank."""
     landmarks: bool = False
     """Whether batches carry the faces' points (`labels["landmarks"]`), moved into each view."""
     decoded: Decoded | None = None
@@ -82,6 +84,12 @@ class Stream:
             raise ConfigError(
                 f"{self.faces_per_step} faces per step cannot be shared equally by {self.world_size} processes",
                 do=f"--optim.faces-per-step {max(1, self.faces_per_step // self.world_size) * self.world_size}",
+            )
+        share, micro = self.faces_per_step // self.world_size, self.faces_per_micro_batch
+        if micro is not None and (micro < 1 or share % micro):
+            raise ConfigError(
+                f"{share} faces per step and rank do not divide into micro-batches of {micro}",
+                do=f"--loop.faces-per-micro-batch {_divisor(share, micro)}",
             )
         if len(self.rows) < self.faces_per_step:
             raise ConfigError(
@@ -109,8 +117,10 @@ class Stream:
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         share = self.faces_per_step // self.world_size
-        first = place * self.faces_per_step + self.rank * share
-        chosen = _order(self.seed, epoch, len(self.rows))[first : first + share]
+        first = place * self.faces_per_step
+        together = _order(self.seed, epoch, len(self.rows))[first : first + self.faces_per_step]
+        # the n-th micro-batches of all ranks, side by side, are the n-th part of what one process would go through
+        chosen = together.reshape(-1, self.world_size, self.faces_per_micro_batch or share)[:, self.rank].ravel()
         ids = self.rows[chosen]
         side, size = self.faces.crop.size, self.image_size
         views = self.data.views
@@ -176,6 +186,7 @@ def batches(
     ahead: int = 2,
     timeout: float = 300.0,
     background: bool | None = None,
+    pin: bool = False,
 ) -> Iterator[FaceBatch]:
     """The batches of steps start..stop in order, prepared while the consumer computes.
 
@@ -188,6 +199,7 @@ def batches(
         timeout: seconds without a batch after which workers count as hung.
         background: with 0 workers, whether a thread prepares batches while the consumer computes, which pays where that
             happens on another device. None: unless the crops are in memory.
+        pin: put batches into page-locked memory, in that thread, from where a GPU fetches them while it computes.
 
     Raises:
         DataError: a face is damaged.
@@ -198,7 +210,11 @@ def batches(
         for step in range(start, stop):
             yield stream.batch(step)
         return
-    source = _from_workers(stream, start, stop, workers, ahead, timeout) if workers else _inline(stream, start, stop)
+    source: Iterator[FaceBatch | str] = (stream.batch(step) for step in range(start, stop))
+    if workers:
+        source = _from_workers(stream, start, stop, workers, ahead, timeout)
+    if pin:
+        source = (item if isinstance(item, str) else item.pinned() for item in source)
     for item in _prefetched(source, max(1, ahead)):
         if isinstance(item, str):
             warnings.warn(item, FusiformWarning, stacklevel=2)
@@ -223,8 +239,9 @@ def _stacked(points: list[NDArray[np.float64]], faces: int, views: int) -> Tenso
     return torch.from_numpy(np.stack(points).reshape(faces, views, counts[0], 2))
 
 
-def _inline(stream: Stream, start: int, stop: int) -> Iterator[FaceBatch]:
-    return (stream.batch(step) for step in range(start, stop))
+def _divisor(share: int, wished: int) -> int:
+    """The largest micro-batch of at most `wished` faces that divides `share`."""
+    return next(size for size in range(max(1, min(wished, share)), 0, -1) if share % size == 0)
 
 
 @dataclass(frozen=True)

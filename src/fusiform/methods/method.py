@@ -41,6 +41,9 @@ class Method(nn.Module, abc.ABC):
     no_decay: tuple[str, ...] = ()
     """Last parts of names of parameters that are not decayed, besides biases, norms and those of one dimension."""
 
+    set_by_hand: tuple[str, ...] = ()
+    """Names of modules whose parameters the method also sets itself: they stay whole where others are sharded."""
+
     @abc.abstractmethod
     def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
         """The loss of one (micro-)batch."""

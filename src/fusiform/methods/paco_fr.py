@@ -64,6 +64,7 @@ class PaCoFR(Method):
 
     encoder: ViT
     no_decay = ("codes", "cls_token", "pos_embed")
+    set_by_hand = ("codebook", "belief_predictor")
 
     def __init__(
         self,

@@ -94,7 +94,7 @@ class BlockMasker:
         return 0
 
     def __call__(self, batch: int, patches: int, seed: int, device: torch.device) -> Mask:
-        """Drawn on the CPU with Python's generator, whose draws the published masks come from; each face has its own."""
+        """Drawn on the CPU with Python's generator, as the published masks were; each face has its own stream."""
         first, grid = first_face(batch), round(patches**0.5)
         streams = (random.Random(stream_seed(seed, first + b)) for b in range(batch))
         hidden = torch.from_numpy(np.stack([self.grid_mask(grid, rng).ravel() for rng in streams]))

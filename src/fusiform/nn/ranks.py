@@ -4,11 +4,11 @@ given. All ranks have equally many faces."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -57,11 +57,32 @@ def gather_over_ranks(x: Tensor) -> Tensor:
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of `x` over the ranks. Each rank's gradient is the sum of all ranks' gradients."""
     _, size = rank_and_size()
-    summed: Tensor = x if size == 1 else all_reduce(x)  # type: ignore[no-untyped-call]
+    summed: Tensor = x if size == 1 else _Sum.apply(x)
     return summed
+
+
+class _Sum(torch.autograd.Function):
+    """Every rank's output depends on every rank's input, so gradients are summed over the ranks as values are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Whether this rank keeps a part of `x` only."""
+    return hasattr(x, "to_local")
 
 
 def local(x: Tensor) -> Tensor:
     """The part of a sharded parameter that this rank keeps, sharing its memory; any other tensor as it is."""
-    part = getattr(x, "to_local", None)
-    return x if part is None else part()
+    part: Tensor = x.to_local() if is_sharded(x) else x
+    return part

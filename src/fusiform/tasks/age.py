@@ -19,7 +19,7 @@ from fusiform.errors import ConfigError, did_you_mean
 from fusiform.tasks.rendered import TRAIN_FACES, read_set
 from fusiform.tasks.sets import morph, utkface
 from fusiform.tasks.sets.folder import RENDERED
-from fusiform.tasks.sets.listing import labelled
+from fusiform.tasks.sets.listing import PUBLIC_FACES, labelled
 from fusiform.tasks.task import Array, Features, Labelled
 
 SETS = ("utkface", "morph-2")
@@ -39,8 +39,8 @@ class Age:
     """Folder of the public sets; FUSIFORM_DATA by default."""
     train_faces: int | None = TRAIN_FACES
     """At most so many training faces; None: all."""
-    test_faces: int | None = None
-    """At most so many test faces of a public set, evenly over people; None: all."""
+    test_faces: int | None = PUBLIC_FACES
+    """At most so many test faces (or faces of all folds) of a public set, evenly over people; None: all."""
     head: Literal["value", "ordinal"] = "value"
     """What is predicted: the age, or for every year whether the face is older."""
     ages: tuple[int, int] = (18, 100)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fusiform import metrics
 from fusiform.errors import ConfigError, did_you_mean
 from fusiform.tasks.sets import celeb_df, faceforensics, oulu
-from fusiform.tasks.sets.clips import GENUINE, Clip, listing_of
+from fusiform.tasks.sets.clips import GENUINE, Clips, listing_of
 from fusiform.tasks.sets.listing import labelled
 from fusiform.tasks.task import Array, Features, Labelled
 
@@ -81,7 +81,8 @@ class Forgery:
 
     def read(self, size: int) -> Labelled:
         """Target (N,): 1 where a frame is of a forged video; extra "video", "kind", "share" and "dev"."""
-        clips = self._clips()
+        found = self._clips()
+        clips = found.clips
         # development people are scored rows, see above; a head is chosen on a fifth of the training people
         moved = [replace(clip, split="test" if clip.split == "val" else clip.split) for clip in clips]
         development = {clip.key for clip in clips if clip.split == "val"}
@@ -91,6 +92,7 @@ class Forgery:
         extra = {**faces.extra, "share": 1 / count[index], "dev": np.isin(video, list(development))}
         notes = {
             **faces.notes,
+            **found.notes,
             "faces of development people, who choose the threshold": int(extra["dev"].sum()),
             "videos of which no frame has a face": len({c.key for c in clips if c.there}) - len(count),
         }
@@ -103,14 +105,15 @@ class Forgery:
         trained = f"faceforensics-{self.compression}"
         return f"{trained}-to-celeb-df" if self.dataset == "celeb-df" else trained
 
-    def _clips(self) -> list[Clip]:
+    def _clips(self) -> Clips:
         if self.dataset == "oulu-npu":
             return oulu.clips(self.root, self.protocol, incomplete=self.incomplete)
         found = faceforensics.clips(self.root, self.compression, incomplete=self.incomplete)
         if self.dataset == "faceforensics":
             return found
         tested = celeb_df.clips(self.root, incomplete=self.incomplete)
-        return [clip for clip in found if clip.split != "test"] + tested
+        known = tuple(clip for clip in found.clips if clip.split != "test")
+        return Clips(known + tested.clips, {**found.notes, **tested.notes})
 
     def encode(self, faces: Labelled, grid: int) -> NDArray[np.float32]:
         """(N, 2) one-hot: genuine, forged."""

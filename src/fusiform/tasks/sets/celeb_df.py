@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from fusiform.errors import DataError
-from fusiform.tasks.sets.clips import GENUINE, Clip, census_of_clips, read_clips
+from fusiform.tasks.sets.clips import GENUINE, Clip, Clips, census_of_clips, read_clips
 from fusiform.tasks.sets.layout import Census, Part, SetLayout
 from fusiform.tasks.sets.text import lines, refuse
 
@@ -19,7 +19,7 @@ _FORGED = re.compile(r"(id\d+)_(id\d+)_\d+")
 _REAL = re.compile(r"(id\d+)_\d+")
 
 
-def clips(root: Path | None = None, *, incomplete: bool = False) -> list[Clip]:
+def clips(root: Path | None = None, *, incomplete: bool = False) -> Clips:
     """The videos to test on."""
     return read_clips(LAYOUT, root, listed, incomplete=incomplete)
 

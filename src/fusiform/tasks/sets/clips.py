@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +79,23 @@ def listing_of(name: str, clips: Sequence[Clip], frames: int) -> Listing:
     )
 
 
+@dataclass(frozen=True)
+class Clips:
+    """Videos of a set, and what of it is missing."""
+
+    clips: tuple[Clip, ...]
+    notes: Mapping[str, int]
+
+
 def read_clips(
-    layout: SetLayout, root: Path | None, clips: Callable[[Path], list[Clip]], *, incomplete: bool
-) -> list[Clip]:
-    """The clips of a set that is as its makers published it; as `fusiform.tasks.sets.listing.whole` for photos.
+    layout: SetLayout, root: Path | None, listed: Callable[[Path], list[Clip]], *, incomplete: bool = False
+) -> Clips:
+    """The videos of a set that is as its makers published it; as `fusiform.tasks.sets.listing.whole` for photos.
 
     Raises:
         SetMissing: the set is not there.
         DataError: it is not whole, a list is damaged, or a person is on two sides.
     """
     folder = locate(layout, data_root(root))
-    found = clips(folder)
-    Inspection(layout, folder, layout.census(folder)).require(incomplete=incomplete)
-    return found
+    found = listed(folder)
+    return Clips(tuple(found), Inspection(layout, folder, layout.census(folder)).require(incomplete=incomplete))

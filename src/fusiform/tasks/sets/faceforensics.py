@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from fusiform.errors import DataError
-from fusiform.tasks.sets.clips import GENUINE, Clip, census_of_clips, read_clips
+from fusiform.tasks.sets.clips import GENUINE, Clip, Clips, census_of_clips, read_clips
 from fusiform.tasks.sets.layout import Census, Part, SetLayout
 
 FORGERIES = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
@@ -19,7 +19,7 @@ COMPRESSIONS = ("raw", "c23", "c40")
 SPLITS = ("train", "val", "test")
 
 
-def clips(root: Path | None = None, compression: str = "c23", *, incomplete: bool = False) -> list[Clip]:
+def clips(root: Path | None = None, compression: str = "c23", *, incomplete: bool = False) -> Clips:
     """Genuine videos and the four forgeries of each at a compression."""
     layout = LAYOUT_OF[compression]
     return read_clips(layout, root, lambda folder: listed(folder, compression), incomplete=incomplete)

@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from fusiform.tasks.sets.clips import GENUINE, Clip, census_of_clips, read_clips
+from fusiform.tasks.sets.clips import GENUINE, Clip, Clips, census_of_clips, read_clips
 from fusiform.tasks.sets.layout import Census, Part, SetLayout
 from fusiform.tasks.sets.text import lines, refuse
 
@@ -23,7 +23,7 @@ _COUNTS = {"1": (1200, 900, 600), "2": (1080, 810, 1080), "3": (1500, 1125, 300)
 """Videos of train, dev and test (table 2 of the paper: genuine and attacks together)."""
 
 
-def clips(root: Path | None = None, protocol: str = "1", *, incomplete: bool = False) -> list[Clip]:
+def clips(root: Path | None = None, protocol: str = "1", *, incomplete: bool = False) -> Clips:
     """The videos of a protocol, such as "1" or "3_2"; "val" is the development set."""
     return read_clips(LAYOUT, root, lambda folder: listed(folder, protocol), incomplete=incomplete)
 

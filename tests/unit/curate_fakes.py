@@ -86,12 +86,12 @@ class FakeModels:
         return FakeFinder(self.landmarks == "mediapipe-478")
 
 
-def make(sources: Path | Sequence[Path], out: Path, models: FakeModels | None = None, **options: Any) -> Any:
+def make(sources: Path | str | Sequence[Path], out: Path, models: FakeModels | None = None, **options: Any) -> Any:
     """`curate` with fake models, one worker, no pictures on the card, and silence."""
     chosen = CurateOptions(**{"workers": 1, "contact_sheet": 0, **options})
     from fusiform.curate.pipeline import curate  # not at the top: workers import this file
 
-    many = [sources] if isinstance(sources, Path) else sources
+    many = [sources] if isinstance(sources, Path | str) else sources
     return curate(many, out, options=chosen, models=models or FakeModels(), progress=None, today="2020-02-02")
 
 

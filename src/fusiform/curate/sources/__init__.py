@@ -54,8 +54,8 @@ class MemberRefused(DataError):
 
 
 KINDS = {
-    "tar": "fusiform.curate.sources.tar",
-    "zip": "fusiform.curate.sources.zip",
+    "tar": "fusiform.curate.sources.tars",
+    "zip": "fusiform.curate.sources.zips",
     "parquet": "fusiform.curate.sources.parquet",
     "lmdb": "fusiform.curate.sources.lmdb",
     "rec": "fusiform.curate.sources.recordio",

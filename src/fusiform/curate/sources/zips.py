@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.scan import SourceFile
 from fusiform.curate.sources import MAX_MEMBER_BYTES, Content, MemberRefused
-from fusiform.curate.sources.tar import member_name
+from fusiform.curate.sources.tars import member_name
 
 MAX_DIRECTORY_BYTES = 256 << 20
 """Of the central directory: about three million members."""

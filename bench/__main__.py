@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-from bench import data_path, mae_step, teacher
+from bench import data_path, mae_step, scores, teacher
 from fusiform.world import tune_cpu
 
 Work = Callable[[], object]
@@ -60,7 +60,7 @@ def main() -> None:
 
     print(f"one thread, {rounds} rounds; tuning: {tuned['float32_matmul']}")
     print(f"{'what':<58}{'ratio':>7}{'min':>7}{'max':>7}{'ours':>10}")
-    cases = [*mae_step.cases(), *data_path.cases(), *teacher.cases()]
+    cases = [*mae_step.cases(), *data_path.cases(), *teacher.cases(), *scores.cases()]
     for name, plain, ours in cases:
         ratio, low, high, seconds = alternate(with_default_matmul(plain), ours, rounds)
         print(f"{name:<58}{ratio:>7.2f}{low:>7.2f}{high:>7.2f}{1000 * seconds:>7.0f} ms", flush=True)

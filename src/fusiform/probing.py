@@ -225,8 +225,26 @@ def nearest_mean(
     out = np.empty((len(test), y.shape[1]), np.float32)
     for start in range(0, len(test), block):
         cosine = unit(test[start : start + block]) @ bank.T
-        # a stable sort, because topk leaves open which of two equal neighbours it returns
-        near, who = (part[:, :k] for part in cosine.sort(dim=1, descending=True, stable=True))
+        near, who = _nearest(cosine, k)
         weight = torch.softmax(near / temperature, dim=1)
-        out[start : start + block] = torch.einsum("nk,nkt->nt", weight, y[who]).numpy()
+        # a weighted sum of rows of y, read where they lie: (n, k, T) is never made
+        out[start : start + block] = torch.nn.functional.embedding_bag(
+            who, y, mode="sum", per_sample_weights=weight
+        ).numpy()
     return out.reshape(len(test), *raw.shape[1:])
+
+
+def _nearest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row (n, N) and where they stand, equal ones at the k-th place in the order of the columns.
+
+    topk leaves open which of two equal neighbours it returns; only the rows in which that matters are sorted.
+    """
+    n = cosine.shape[1]
+    if k == n:
+        return cosine, torch.arange(n).expand_as(cosine)
+    near, who = cosine.topk(k + 1, dim=1)
+    near, who, tied = near[:, :k].clone(), who[:, :k].clone(), near[:, k] == near[:, k - 1]
+    if tied.any():
+        sorted_near, sorted_who = cosine[tied].sort(dim=1, descending=True, stable=True)
+        near[tied], who[tied] = sorted_near[:, :k], sorted_who[:, :k]
+    return near, who

@@ -47,12 +47,11 @@ def test_pooling_is_the_mean_within_media_and_the_sum_over_them(images) -> None:
     np.testing.assert_allclose(single, plain(x, template, np.arange(len(x))), atol=1e-12)
 
 
-def test_pooling_does_not_depend_on_blocks_or_order(images, monkeypatch) -> None:
+def test_pooling_does_not_depend_on_order_or_the_kind_of_ids(images) -> None:
     x, template, media, score = images
     expected, _ = metrics.template_pool(x, template, media, weight=score)
-    monkeypatch.setattr(templates, "_ROWS", 7)  # templates are cut in two
-    pooled, _ = metrics.template_pool(x, template, media, weight=score)
-    np.testing.assert_allclose(pooled, expected, atol=1e-12)
+    single, _ = metrics.template_pool(x.astype(np.float32), template, media, weight=score)
+    np.testing.assert_allclose(single, expected, atol=1e-6)
     order = np.random.default_rng(1).permutation(len(x))
     shuffled, _ = metrics.template_pool(x[order], template[order], media[order], weight=score[order])
     np.testing.assert_allclose(shuffled, expected, atol=1e-12)
@@ -117,7 +116,7 @@ def test_ijbc_size_is_exact_quick_and_bounded() -> None:
     centre = rng.standard_normal((3531, 512), dtype=np.float32)
     x = rng.standard_normal((469375, 512), dtype=np.float32)
     for rows in np.array_split(np.arange(len(x)), 50):
-        x[rows] += 0.3 * centre[subject[template[rows]]]
+        x[rows] += 0.1 * centre[subject[template[rows]]]
     a = rng.integers(0, 23124, 15_658_489, dtype=np.int32)
     b = rng.integers(0, 23124, 15_658_489, dtype=np.int32)
     a[:19557] = np.minimum(b[:19557] + 1, 23123)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from fusiform.metrics.counting import Floats, defined_mean, ratio, weights_of
 
 _BYTE = 255  # so many ones fit into a byte before it overflows
+_BLOCK = 32768
 
 
 def confusion(
@@ -26,14 +27,23 @@ def confusion(
     if ignore is not None:
         counted = t != ignore
         t, p, w = t[counted], p[counted], None if w is None else w[counted]
-    if t.size and (min(t.min(), p.min()) < 0 or max(t.max(), p.max()) >= classes):
-        raise ValueError(f"labels outside 0..{classes - 1}")
-    return np.bincount(t * classes + p, w, classes * classes).astype(float).reshape(classes, classes)
+    counts = np.zeros(classes * classes)
+    for start in range(0, len(t), _BLOCK):  # what is read three times stays in the cache
+        rows = slice(start, start + _BLOCK)
+        a, b = t[rows], p[rows]
+        if max(a.view(np.uint64).max(), b.view(np.uint64).max()) >= classes:  # a negative one is huge without its sign
+            raise ValueError(f"labels outside 0..{classes - 1}")
+        counts += np.bincount(a * classes + b, None if w is None else w[rows], classes * classes)
+    return counts.reshape(classes, classes)
 
 
 def _labels(values: ArrayLike) -> NDArray[np.int64]:
     given = np.asarray(values).ravel()
-    whole = given.astype(np.int64) if given.dtype.kind in "iub" else np.nan_to_num(given, nan=-1.5).astype(np.int64)
+    whole = (
+        given.astype(np.int64, copy=False)
+        if given.dtype.kind in "iub"
+        else np.nan_to_num(given, nan=-1.5).astype(np.int64)
+    )
     if given.dtype.kind not in "iub" and not np.array_equal(whole, given):
         raise ValueError("labels must be whole numbers, without nan")
     return whole

@@ -6,7 +6,6 @@ inputs and the scores, 15.6 million pairs of 23,124 templates take some 300 MB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from fusiform.metrics.counting import Floats, weights_of
 Matrix = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-_ROWS = 2048
-"""Image rows in memory at once, as weighted copies: they fit into a core's cache."""
 _TILE = 2048
 """Side of a tile of the similarity matrix: 16 MB of scores."""
 _SPARSE = 1 / 200
@@ -39,7 +36,7 @@ def template_pool(
     Averaging within a medium keeps a video of 500 frames from outvoting a photo (Whitelam et al., "IARPA Janus
     Benchmark-B", 2017; the evaluation codes of InsightFace and LAFS). A medium counts once in every template it is part
     of. The mean within a medium is over its images, not over their weights: an image weighs `weight` in the numerator
-    only, so a medium of poor detections counts less as a whole. Sums are in float64.
+    only, so a medium of poor detections counts less as a whole. Sums are in the precision of the features.
 
     Args:
         features: (N, D), one row an image; where it is tested mirrored too, the sum of both.
@@ -72,29 +69,32 @@ def template_pool(
         _, medium = np.unique(of, return_inverse=True)
         _, cell, size = np.unique(group * (medium.max(initial=0) + 1) + medium, return_inverse=True, return_counts=True)
         share /= size[cell]
-    pooled = np.zeros((len(ids), x.shape[1]))
-    order = np.argsort(group, kind="stable")
-    for rows in _runs(group[order]):
-        some = order[rows]
-        part = x[some].astype(np.float64)
-        if not np.isfinite(part).all():
-            raise ValueError("features hold nan or infinity")
-        scale = share[some]
-        if not use_norm:
-            length = np.linalg.norm(part, axis=1)
-            scale = np.divide(scale, length, out=np.zeros_like(scale), where=length > 0)
-        part *= scale[:, None]
-        starts = np.flatnonzero(np.diff(group[some], prepend=-1))
-        pooled[group[some][starts]] += np.add.reduceat(part, starts)
+    if not use_norm:
+        length = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))
+        share = np.divide(share, length, out=np.zeros_like(share), where=length > 0)
+    pooled = _sums(x, group, share, len(ids))
+    if not np.isfinite(pooled).all():
+        raise ValueError("features hold nan or infinity")
     if normalise:
         length = np.linalg.norm(pooled, axis=1, keepdims=True)
         np.divide(pooled, length, out=pooled, where=length > 0)
     return pooled, ids
 
 
-def _runs(groups: NDArray[Any]) -> Iterator[slice]:
-    for start in range(0, len(groups), _ROWS):
-        yield slice(start, min(start + _ROWS, len(groups)))
+def _sums(x: Matrix, group: NDArray[Any], share: Floats, groups: int) -> Floats:
+    """Weighted sum of the rows of each group, (groups, D): every row is read where it lies, once, and not copied."""
+    import torch
+
+    if not len(x):
+        return np.zeros((groups, x.shape[1]))
+    order = torch.from_numpy(np.argsort(group, kind="stable"))
+    rows = torch.from_numpy(np.ascontiguousarray(x))
+    starts = torch.from_numpy(np.searchsorted(group[order.numpy()], np.arange(groups)))
+    with torch.inference_mode():
+        sums = torch.nn.functional.embedding_bag(
+            order, rows, starts, mode="sum", per_sample_weights=torch.from_numpy(share).to(rows.dtype)[order]
+        )
+    return sums.numpy().astype(np.float64)
 
 
 def pair_scores(vectors: ArrayLike, a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from fusiform.errors import ConfigError, did_you_mean
 from fusiform.tasks.sets.layout import SetLayout
 
 READERS: tuple[str, ...] = (
-    *("w300", "wflw", "aflw19", "cofw", "lapa", "celebamask"),
+    *("w300", "wflw", "aflw19", "cofw", "lapa", "celebamask", "lp300w", "biwi"),
     *("celeba", "lfwa", "maad", "raf_db", "affectnet", "ferplus", "bp4d", "disfa", "aff_wild2", "utkface", "morph"),
     *("faceforensics", "celeb_df", "oulu"),
 )

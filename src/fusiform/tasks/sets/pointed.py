@@ -126,8 +126,8 @@ def finite_points(points: NDArray[np.float64], count: int, what: str) -> NDArray
     return points
 
 
-def loaded_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-    """Variables of a MATLAB file before version 7.3.
+def loaded_mat(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[np.generic]]:
+    """Variables of a MATLAB file before version 7.3; optional ones where they are there.
 
     Raises:
         DataError: not such a file, damaged, without one of the variables, or scipy is not installed.
@@ -136,8 +136,9 @@ def loaded_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic
         from scipy.io import loadmat  # type: ignore[attr-defined]
     except ImportError:
         raise DataError(f"Reading '{path}' needs scipy", do="pip install 'fusiform[sets]'") from None
+    wanted = [*names, *optional]
     try:
-        found: dict[str, NDArray[np.generic]] = loadmat(path, variable_names=list(names))  # type: ignore[no-untyped-call]
+        found: dict[str, NDArray[np.generic]] = loadmat(path, variable_names=wanted)  # type: ignore[no-untyped-call]
     except FileNotFoundError:
         raise DataError(f"There is no file '{path}'", expected="the set's MATLAB file") from None
     except Exception as error:  # scipy raises what its parsing stumbles over: ValueError, TypeError, zlib.error ...
@@ -149,4 +150,4 @@ def loaded_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic
     absent = [name for name in names if name not in found]
     if absent:
         raise DataError(f"'{path}' has no variable {', '.join(absent)}", expected="the set's own file")
-    return {name: found[name] for name in names}
+    return {name: found[name] for name in wanted if name in found}

@@ -29,6 +29,12 @@ VERBS: dict[str, Verb] = {
     "show": Verb("what a recipe is: settings, parameters, cost", "fusiform.commands.training:show"),
     "pretrain": Verb("train an encoder on a set", "fusiform.commands.training:pretrain"),
     "evaluate": Verb("measure an encoder beside the untrained one", "fusiform.commands.measuring:evaluate"),
+    "compare": Verb(
+        "encoders and recipes side by side, at equal budget, with verdicts", "fusiform.commands.comparing:compare"
+    ),
+    "doctor": Verb(
+        "is this machine ready; are labelled sets what their makers published", "fusiform.commands.doctor:doctor"
+    ),
     "report": Verb("one HTML page about a run", "fusiform.commands.measuring:report"),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from safetensors.torch import save as save_tensors
 from fusiform.clock import stream_seed
 from fusiform.config import ViTConfig, from_json, to_json
 from fusiform.durable import open_sealed_json, replace_file, sealed_json
-from fusiform.errors import DataError, WeightsError
+from fusiform.errors import ConfigError, DataError, WeightsError
 from fusiform.measurement import Crop
+from fusiform.nn.positions import resize_table
 from fusiform.nn.vit import ViT
 from fusiform.protocols import POOLINGS, Pooling
 
@@ -59,6 +60,27 @@ class Encoder:
 
     def _bytes(self) -> bytes:
         return save_tensors({k: v.detach().cpu().contiguous() for k, v in self.vit.state_dict().items()})
+
+    def at_size(self, side: int) -> Encoder:
+        """The same encoder for faces of another side in pixels: positions interpolated (bicubic), all else shared.
+
+        Raises:
+            ConfigError: not a multiple of the patch size, or the encoder cuts its patches at landmarks.
+        """
+        config = self.vit.config
+        if side == config.image_size:
+            return self
+        if config.landmark_cnn:
+            raise ConfigError(
+                f"Faces of {side} pixels for encoder '{self.name}', which cuts its patches at landmarks",
+                expected=f"{config.image_size} pixels, for which its landmark network was trained",
+            )
+        with torch.random.fork_rng(devices=[]):
+            vit = ViT(replace(config, image_size=side))
+        state = dict(self.vit.state_dict())
+        state["pos_embed"] = resize_table(state["pos_embed"], vit.config.grid)
+        vit.load_state_dict(state, strict=True)
+        return replace(self, vit=vit.train(self.vit.training))
 
     def save(self, folder: Path) -> Path:
         """Write the folder, weights first and card last, each renamed into place when it is complete and on disk."""

@@ -8,7 +8,7 @@ Nothing here knows a particular task or encoder, so tasks x protocols x encoders
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
@@ -16,15 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import intervals, metrics
+from fusiform.crossing import crossed
 from fusiform.embedding import FeatureCache, embed, feature_key
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, DataError
+from fusiform.faces.align import TEMPLATE_FAMILIES, template
 from fusiform.heads import neighbours, probe, split_folds
 from fusiform.intervals import Resamples
-from fusiform.measurement import Measurement, require_same_crop, split_sha256
-from fusiform.protocols import KNN, Cosine, Features, FineTune, LinearProbe, Protocol, read_out, settings
+from fusiform.measurement import Crop, Measurement, require_same_measurement, split_sha256
+from fusiform.protocols import (
+    KNN,
+    AttentiveProbe,
+    Cosine,
+    Features,
+    FineTune,
+    LinearProbe,
+    Protocol,
+    read_out,
+    settings,
+)
 from fusiform.results import ResultRow
-from fusiform.tasks.task import Array, EmbeddingTask, Labelled, SupervisedTask, Tallied
+from fusiform.shots import list_sha256
+from fusiform.tasks.task import Array, Classified, EmbeddingTask, Labelled, SupervisedTask, Tallied
+
+Rows = NDArray[np.int64]
 
 SHARED_CACHE = FeatureCache()
 """Features that the tasks of one process share unless they are given another cache."""
@@ -42,6 +57,8 @@ class Evaluation:
     """The scored faces."""
     draws: intervals.Draws = field(default_factory=dict)
     """Each metric in each resample of people; paired with another evaluation of the same faces."""
+    labelled: tuple[tuple[str, ...], ...] = ()
+    """Where labels were limited to a few: the keys of the faces that had one, for each round (fold)."""
 
     def row(self, metric: str | None = None) -> ResultRow:
         """The row of a metric; None: the deciding one."""
@@ -67,53 +84,110 @@ def evaluate(
     resamples: int = intervals.RESAMPLES,
     cache: FeatureCache | None = None,
     faces: Labelled | None = None,
+    train_on: SupervisedTask | None = None,
+    allow_mismatch: Sequence[str] = (),
 ) -> Evaluation:
     """Measure an encoder on a task.
 
+    Whatever is chosen (ridge strength, epoch, learning rate) is chosen on "val" people, or on every fifth person of the
+    training side where a set has none; "test" is then scored once. Only a protocol with `select="best-on-test"` chooses
+    on the faces that it reports, and its rows have that as their split.
+
     Args:
         date: ISO date for the rows.
-        seed: only `FineTune` has any randomness; frozen protocols give the same rows for every seed.
+        seed: of `FineTune` and `AttentiveProbe`; the other protocols give the same rows for every seed.
         batch: faces per forward pass of a frozen encoder.
         resamples: of people, for the interval.
         cache: of features; None: one that all evaluations of this process share.
-        faces: what `task.read` returned at the encoder's size, where the caller has it already.
+        faces: what `task.read` returned at the encoder's size, where the caller has it already. Read again where the
+            protocol has an `input_size` of its own.
+        train_on: the same task on another set, whose training and validation people fit the head; the test people are
+            the task's own.
+        allow_mismatch: kinds of `fusiform.measurement.KINDS` in which the faces may differ from the encoder's; the row
+            says so.
 
     Raises:
-        DataError: the set is missing, cropped otherwise than the encoder's faces, or has a person on two sides of a
-            split.
+        DataError: the set is missing, made otherwise than the encoder's faces, or has a person on two sides of a split.
         ConfigError: the protocol does not suit the task.
     """
-    if faces is None:
-        faces = task.read(encoder.vit.config.image_size)
-    require_same_crop(encoder.crop, faces.crop, what=f"{task.name} on {faces.dataset}")
+    shown = encoder.at_size(input_size(encoder, protocol))
+    side = shown.vit.config.image_size
+    if faces is None or faces.images.shape[1] != side != encoder.vit.config.image_size:
+        faces = task.read(side)
+    if train_on is not None:
+        if not learns(task):
+            raise ConfigError(f"{task.name} learns nothing, so it cannot train on {train_on.dataset}")
+        faces = crossed(train_on, task, train_on.read(side), faces)
+    mismatch = require_same_measurement(
+        encoder.crop,
+        faces.crop,
+        what=f"{task.name} on {faces.dataset}",
+        class_maps=(str(encoder.card.get("class_map", "")), str(task.measurement_notes.get("class_map", ""))),
+        allow=allow_mismatch,
+    )
     held = SHARED_CACHE if cache is None else cache
 
     def features(form: Features, layer: int | None) -> NDArray[np.float32]:
-        return embed(encoder, faces.images, features=form, layer=layer, batch=batch, device=device, cache=held)
+        return embed(shown, faces.images, features=form, layer=layer, batch=batch, device=device, cache=held)
 
     form = read_out(protocol, encoder.pooling, task.features if learns(task) else "pooled")
-    notes: list[str] = []
+    described = settings(protocol) | {"features": form}
+    notes: list[str] = [f"MISMATCH allowed: {mismatch}"] if mismatch else []
+    labelled: tuple[tuple[str, ...], ...] = ()
     if learns(task):
         if isinstance(protocol, Cosine):
             raise ConfigError(f"{task.name} learns a head, which cosine similarity cannot", do="use --protocol linear")
-        folds, grid = split_folds(faces), encoder.vit.config.grid
+        grid = shown.vit.config.grid
+        folds = split_folds(faces, protocol.shots, _class_of(task, faces, grid))
+        labelled = tuple(fold.keys for fold in folds) if protocol.shots is not None else ()
+        if protocol.shots is not None:
+            described["shots"] |= {"sha256": list_sha256(labelled), "faces": len(set().union(*labelled))}
+        if not isinstance(protocol, KNN):
+            notes += _choice_notes(faces, protocol)
+        if isinstance(protocol, FineTune | AttentiveProbe):
+            from fusiform.goals import head_of
+
+            described["head"] = head_of(task, protocol)
+            if protocol.select == "best-on-test":
+                folds = [replace(fold, choose=fold.test) for fold in folds]
         if isinstance(protocol, FineTune):
             from fusiform.finetuning import fine_tune
 
             outputs = [
-                fine_tune(encoder, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, device=device)
+                fine_tune(shown, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, device=device)
                 for fold in folds
             ]
+        elif isinstance(protocol, AttentiveProbe):
+            from fusiform.attending import attend
+
+            found = [
+                attend(
+                    shown,
+                    task,
+                    protocol,
+                    faces,
+                    fold.fit,
+                    fold.choose,
+                    fold.test,
+                    seed=seed,
+                    device=device,
+                    batch=batch,
+                    cache=held,
+                )
+                for fold in folds
+            ]
+            outputs = [each.output for each in found]
+            notes.append("learning rate and epoch " + ", ".join(f"{each.lr:.2g} at {each.epoch}" for each in found))
         elif isinstance(protocol, KNN):
             seen = features(form, protocol.layer)
             outputs = neighbours(task, protocol, faces, folds, seen, grid)
         else:
             _require_form(task, form)
-            key = feature_key(encoder, faces.images, form, protocol.layer)
+            key = feature_key(shown, faces.images, form, protocol.layer)
             seen = features(form, protocol.layer)
             probed = probe(task, protocol, faces, folds, seen, grid, cache=held, key=key)
             outputs = probed.outputs
-            notes = _strength_notes(protocol, probed.strengths)
+            notes += _strength_notes(protocol, probed.strengths)
         tested = np.concatenate([fold.test for fold in folds])
         parts = [task.decode(out, faces.rows(f.test), grid) for out, f in zip(outputs, folds, strict=True)]
         order = np.argsort(tested, kind="stable")
@@ -125,9 +199,37 @@ def evaluate(
         prediction = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
         scored = faces
     values, draws = _scores(task, prediction, scored, resamples)
-    described = settings(protocol) | {"features": form}
-    rows = _rows(encoder, task, described, faces, scored, values, draws, seed=seed, date=date, notes=notes)
-    return Evaluation(rows, prediction, scored, draws)
+    spec = Measurement(
+        crop=faces.crop,
+        input_size=side,
+        split_sha256=split_sha256(dict(zip(faces.keys.tolist(), faces.split.tolist(), strict=True))),
+        scale=_eye_distance(faces.crop),
+        mismatch=mismatch,
+        **task.measurement_notes,  # type: ignore[arg-type]
+    )
+    rows = _rows(encoder, task, described, spec, faces, scored, values, draws, seed=seed, date=date, notes=notes)
+    return Evaluation(rows, prediction, scored, draws, labelled)
+
+
+def input_size(encoder: Encoder, protocol: Protocol) -> int:
+    """Side in pixels of the faces that an encoder is shown under a protocol."""
+    return getattr(protocol, "input_size", None) or encoder.vit.config.image_size
+
+
+def cross_matrix(
+    encoder: Encoder, tasks: Sequence[SupervisedTask], protocol: Protocol, **settings: Any
+) -> dict[tuple[str, str], Evaluation]:
+    """(set trained on, set tested on) -> result, for every pair of one task's sets. `settings` are `evaluate`'s.
+
+    Raises:
+        ConfigError: the sets' labels mean different things.
+    """
+    found = {}
+    for trained in tasks:
+        for tested in tasks:
+            other = None if trained is tested else trained
+            found[trained.dataset, tested.dataset] = evaluate(encoder, tested, protocol, train_on=other, **settings)
+    return found
 
 
 def learns(task: SupervisedTask | EmbeddingTask) -> TypeGuard[SupervisedTask]:
@@ -174,6 +276,31 @@ def compare_to(reference: Evaluation, other: Evaluation, metric: str | None = No
     )
 
 
+def _class_of(task: SupervisedTask, faces: Labelled, grid: int) -> Callable[[Rows], NDArray[np.int64]] | None:
+    """Rows of the faces -> their classes, where each face has one."""
+    if not isinstance(task, Classified):
+        return None
+    return lambda rows: np.asarray(task.encode(faces.rows(rows), grid)).argmax(1)
+
+
+def _choice_notes(faces: Labelled, protocol: LinearProbe | AttentiveProbe | FineTune) -> list[str]:
+    """Who chose, where it was not a split of the set's own."""
+    if not isinstance(protocol, LinearProbe) and protocol.select == "best-on-test":
+        return ["CHOSEN ON TEST, as some releases do: comparable with nothing that was chosen on val"]
+    if "val" not in faces.split and not (isinstance(protocol, LinearProbe) and len(protocol.strengths) == 1):
+        return ["no val people in the set: every fifth person of the training side chose"]
+    if protocol.shots is not None:
+        return ["few labels to train on, all of val to choose on"]
+    return []
+
+
+def _eye_distance(crop: Crop) -> float | None:
+    if crop.template not in TEMPLATE_FAMILIES or not (points := template(crop.template, 1000).points):
+        return None
+    (left, up), (right, low) = points[:2]
+    return round(float(np.hypot(right - left, low - up)) / 1000, 4)
+
+
 def _require_form(task: SupervisedTask, form: str) -> None:
     if (form == "patches") != (task.features == "patches"):
         unit = "each patch" if task.features == "patches" else "whole faces"
@@ -218,6 +345,7 @@ def _rows(
     encoder: Encoder,
     task: SupervisedTask | EmbeddingTask,
     protocol: Mapping[str, Any],
+    spec: Measurement,
     faces: Labelled,
     scored: Labelled,
     values: Mapping[str, float],
@@ -227,15 +355,11 @@ def _rows(
     date: str,
     notes: list[str],
 ) -> tuple[ResultRow, ...]:
-    members = dict(zip(faces.keys.tolist(), faces.split.tolist(), strict=True))
-    spec = Measurement(
-        crop=faces.crop,
-        input_size=encoder.vit.config.image_size,
-        split_sha256=split_sha256(members),
-        **task.measurement_notes,  # type: ignore[arg-type]
-    )
     described = json.loads(json.dumps(spec.to_dict()))  # lists for tuples, as it comes back from the file
     counted = [f"{count} {what}" for what, count in faces.notes.items()]
+    split = "folds" if str(faces.split[0]).startswith("fold-") else "test"
+    if protocol.get("select") == "best-on-test":
+        split = "best-on-test"
     names = [task.metric, *(name for name in values if name != task.metric)]
     rows = []
     for name in names:
@@ -247,7 +371,7 @@ def _rows(
                 encoder_sha256=encoder.sha256,
                 task=task.name,
                 dataset=faces.dataset,
-                split="folds" if str(faces.split[0]).startswith("fold-") else "test",
+                split=split,
                 protocol=protocol,
                 seed=seed,
                 metric=name,

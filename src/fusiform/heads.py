@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from fusiform.embedding import FeatureCache, Key
 from fusiform.errors import DataError
 from fusiform.probing import Decomposition, Ridge, nearest_mean
 from fusiform.protocols import KNN, LinearProbe
+from fusiform.shots import Shots, chosen
 from fusiform.tasks.splits import Round, rounds
 from fusiform.tasks.task import Classified, Labelled, SupervisedTask
 
@@ -29,28 +30,47 @@ class Fold:
     refit: Rows
     """Trained on again with the chosen setting: the whole training side."""
     test: Rows
+    keys: tuple[str, ...] = ()
+    """Of the faces with labels on the training side, where they were limited to a few."""
 
 
-def split_folds(faces: Labelled) -> list[Fold]:
+def split_folds(
+    faces: Labelled,
+    shots: Shots | None = None,
+    classes: Callable[[Rows], NDArray[np.int64]] | None = None,
+) -> list[Fold]:
     """The rounds of a set, each with rows to fit on and rows to choose a setting on.
 
     With a "val" split the head is fitted on "train" and chosen on "val". Without one (folds), every fifth person of the
-    training side is held out for choosing, and the head is then fitted again on the whole side.
+    training side is held out for choosing, and the head is then fitted again on the whole side. With `shots` the
+    training side is cut down first; a "val" split stays whole, which `evaluate` says in the row.
+
+    Args:
+        classes: of the faces in given rows, where each has one.
     """
     found = []
     for part in rounds(faces):
         _require_apart(faces, part)
+        labelled: tuple[str, ...] = ()
+        if shots is not None:
+            own = part.train[~faces.train_only[part.train]]
+            kinds = None if classes is None else classes(own).tolist()
+            labelled = tuple(chosen(shots, faces.keys[own].tolist(), faces.person[own].tolist(), kinds))
+            part = replace(part, train=part.train[np.isin(faces.keys[part.train], labelled)])
         if len(part.val):
-            found.append(Fold(part.train, part.val, part.train, part.test))
+            found.append(Fold(part.train, part.val, part.train, part.test, labelled))
             continue
         people = np.unique(faces.person[part.train])
         if len(people) < 2:
             raise DataError(
-                f"{faces.dataset} has {len(people)} person to train on", expected="two: one to fit on, one to choose on"
+                f"{faces.dataset} has {len(people)} person to train on",
+                expected="two: one to fit on, one to choose on",
+                do="ask for more labels" if shots is not None else "",
             )
         held_out = np.isin(faces.person[part.train], people[:: max(2, min(5, len(people)))])
         choose = part.train[held_out]
-        found.append(Fold(part.train[~held_out], choose[~faces.train_only[choose]], part.train, part.test))
+        choose = choose[~faces.train_only[choose]]
+        found.append(Fold(part.train[~held_out], choose, part.train, part.test, labelled))
     return found
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
-from fusiform.errors import DataError
+from fusiform.errors import ConfigError, DataError, did_you_mean
 
+PIXEL_RANGE = "uint8 0-255"
 EXACT_POINTS = "exact-points"
 """`Crop.detector` of rendered faces, whose landmarks are known and need no detector."""
 
@@ -36,16 +37,25 @@ class Crop:
     colour: str = "rgb"
     interpolation: str = "bilinear-antialias"
     border: str = "replicate"
+    pixel_range: str = PIXEL_RANGE
+    """Of the stored pixels. What an encoder does to them from there on is part of its weights."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Every field; the usual pixel range is left out, as in files from before it had a name."""
+        values = asdict(self)
+        if self.pixel_range == PIXEL_RANGE:
+            del values["pixel_range"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Crop:
         return cls(**_only_known(cls, values))
 
 
-GEOMETRY_FIELDS = ("template", "colour", "border")
+Kind = Literal["crop", "colour", "range", "class-map"]
+KINDS: tuple[Kind, ...] = ("crop", "colour", "range", "class-map")
+"""What may be allowed to differ, one by one: `--allow-mismatch`."""
+CROP_FIELDS: dict[str, Kind] = {"template": "crop", "border": "crop", "colour": "colour", "pixel_range": "range"}
 """Fields in which an encoder and the faces shown to it must agree. Size may differ (the encoder resizes, and says so);
 the detector may differ (it is recorded: two detectors' points for one template agree within a few percent)."""
 
@@ -68,11 +78,15 @@ class Measurement:
     """What an error was divided by, such as outer-eye-corners."""
     threshold: str = ""
     """How a decision threshold was chosen, such as best-on-other-folds."""
+    scale: float | None = None
+    """Distance of the eyes in the crop's template, as a share of the crop's side; follows from the template."""
+    mismatch: str = ""
+    """In what the faces differ from those the encoder was made for, where that was allowed aloud."""
     split_sha256: str = ""
     """Hash of the list of (face key, split) that was scored."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"crop": self.crop.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
@@ -84,7 +98,11 @@ class Measurement:
     @property
     def digest(self) -> str:
         """Twelve hex digits that two rows share exactly when they were measured in the same way."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        values = self.to_dict()
+        del values["scale"]  # the template says it already
+        if not self.mismatch:
+            del values["mismatch"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def split_sha256(members: Mapping[str, str]) -> str:
@@ -93,20 +111,54 @@ def split_sha256(members: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def require_same_crop(encoder: Crop, faces: Crop, *, what: str) -> None:
-    """Refuse to show an encoder faces that were cropped in another way than those it was trained on.
+def require_same_measurement(
+    encoder: Crop,
+    faces: Crop,
+    *,
+    what: str,
+    class_maps: tuple[str, str] = ("", ""),
+    allow: Sequence[str] = (),
+) -> str:
+    """Refuse to show an encoder faces that were made in another way than those it was trained on.
+
+    Args:
+        what: the faces, for the error.
+        class_maps: of the encoder and of the task. One that is empty says nothing and agrees with all.
+        allow: kinds (`KINDS`) of differences that are let through aloud.
+
+    Returns:
+        The differences that were let through, for the row; empty without any.
 
     Raises:
+        ConfigError: `allow` names no kind.
         DataError: naming every field in which the two differ, with both values.
     """
-    differing = [f for f in GEOMETRY_FIELDS if getattr(encoder, f) != getattr(faces, f)]
-    if differing:
-        sides = "; ".join(f"{f}: encoder {getattr(encoder, f)!r}, {what} {getattr(faces, f)!r}" for f in differing)
+    for kind in allow:
+        if kind not in KINDS:
+            raise ConfigError(f"There is no mismatch of the kind '{kind}'", do=did_you_mean(kind, KINDS))
+    found = [
+        (kind, f"{field}: encoder {getattr(encoder, field)!r}, {what} {getattr(faces, field)!r}")
+        for field, kind in CROP_FIELDS.items()
+        if getattr(encoder, field) != getattr(faces, field)
+    ]
+    if all(class_maps) and class_maps[0] != class_maps[1]:
+        found.append(("class-map", f"class map: encoder {class_maps[0]!r}, {what} {class_maps[1]!r}"))
+    refused = [(kind, said) for kind, said in found if kind not in allow]
+    if refused:
+        kinds = " ".join(dict.fromkeys(kind for kind, _ in refused))
+        crop_differs = any(kind == "crop" for kind, _ in refused)
+        remedy = f"fusiform curate PHOTOS --template {encoder.template} --out SET, or " if crop_differs else ""
         raise DataError(
-            f"The crops of the encoder and of {what} differ ({sides})",
-            expected="the crop the encoder was trained on",
-            do=f"fusiform curate PHOTOS --template {encoder.template} --out SET",
+            f"The faces that the encoder was made for and {what} differ ({'; '.join(said for _, said in refused)})",
+            expected="the same on both sides",
+            do=f"{remedy}measure in spite of it, and have the row say so: --allow-mismatch {kinds}",
         )
+    return "; ".join(said for _, said in found)
+
+
+def require_same_crop(encoder: Crop, faces: Crop, *, what: str) -> None:
+    """`require_same_measurement` of crops, without exceptions."""
+    require_same_measurement(encoder, faces, what=what)
 
 
 def _only_known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,24 +1,62 @@
 """How far an encoder may move while it is measured: a protocol is a value, and any task takes any of them.
 
 `Cosine` compares embeddings and learns nothing. `KNN` and `LinearProbe` leave the encoder frozen and are deterministic:
-they have no seed noise. `FineTune` trains every weight. All of them treat an untrained encoder exactly like a trained
-one, because the difference between the two is the number that counts.
+they have no seed noise. `AttentiveProbe` trains a head with a look of its own at the frozen tokens. `FineTune` trains
+every weight. All of them treat an untrained encoder exactly like a trained one, because the difference between the two
+is the number that counts. Those that learn take `shots`: how few labels they may see.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from fusiform.errors import ConfigError
+from fusiform.shots import Shots
 
-Features = Literal["pooled", "concat", "patches", "cls", "cls+pooled"]
+Features = Literal["pooled", "concat", "patches", "cls", "cls+pooled", "cls+concat"]
 """What is seen of the tokens: the mean of the patch tokens (D,), all of them side by side (P·D,), each by itself
-(P, D), the class token (D,), or the class token and that mean side by side (2D,)."""
+(P, D), the class token (D,), the class token and that mean side by side (2D,), or it and all of them (D + P·D,)."""
 Pooling = Literal["pooled", "cls", "cls+pooled"]
 """The forms of an encoder's own vector of a face (`fusiform.encoder.Encoder.pooling`)."""
 POOLINGS: tuple[Pooling, ...] = ("pooled", "cls", "cls+pooled")
-WholeFace = Literal["pooled", "concat", "cls", "cls+pooled"]
+WholeFace = Literal["pooled", "concat", "cls", "cls+pooled", "cls+concat"]
+
+Head = Literal["linear", "attentive", "upernet", "heatmap", "rotation-6d", "by-task"]
+"""What stands on the encoder. "by-task": for maps UPerNet, for points heatmaps, for rotations six numbers made
+orthonormal, else one vector of the face and a linear layer: in `AttentiveProbe` the vector that attention takes."""
+Select = Literal["val", "best-on-test"]
+"""Whose faces choose among epochs and learning rates. "best-on-test" is how some releases got their numbers: it chooses
+on the faces it reports, so its rows have that as their split and can be compared with nothing else."""
+
+FewLabels = Annotated[Shots | None, tyro.conf.Suppress]
+"""Set by --fraction and --per-class."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """UPerNet and heatmaps (FaRL; Zheng et al., 2022)."""
+
+    taps: tuple[int, ...] | None = None
+    """The four blocks, from 0, whose tokens it sees; None: FaRL's, 3 5 7 11 of twelve and the same shares of others."""
+    width: int | None = None
+    """Channels; None: the encoder's, as in FaRL."""
+    dropout: float = 0.1
+    """Of channels before the last layer."""
+    heatmap_size: int = 128
+    """Side of a heatmap."""
+    heatmap_radius: float = 5.0
+    """Around a point, in cells, beyond which its heatmap asks for nothing."""
+
+    def __post_init__(self) -> None:
+        if (self.taps is not None and len(self.taps) != 4) or self.heatmap_size < 2 or self.heatmap_radius <= 0:
+            raise ConfigError(
+                f"A dense head on blocks {self.taps}, heatmaps of {self.heatmap_size}, radius {self.heatmap_radius}",
+                expected="four blocks, two cells or more and a radius above 0",
+            )
 
 
 @dataclass(frozen=True)
@@ -65,6 +103,8 @@ class KNN:
                 expected="k >= 1 and a temperature above 0",
             )
 
+    shots: FewLabels = None
+
     @property
     def name(self) -> str:
         return "knn"
@@ -97,6 +137,7 @@ class LinearProbe:
     balance: bool = True
     """In tasks where each face has one class: weight the training faces so that every class counts the same. Without it
     a rare class is hardly ever answered. Other tasks are not weighted."""
+    shots: FewLabels = None
 
     def __post_init__(self) -> None:
         if not self.strengths or min(self.strengths) <= 0 or list(self.strengths) != sorted(set(self.strengths)):
@@ -107,6 +148,61 @@ class LinearProbe:
     @property
     def name(self) -> str:
         return "linear"
+
+
+@dataclass(frozen=True)
+class AttentiveProbe:
+    """A head that looks at the frozen tokens for itself: a learned query attends to them, then one linear layer.
+
+    As in I-JEPA, V-JEPA and CAPI: AdamW, warm-up and cosine, one head for each learning rate on the same tokens; the
+    best learning rate and epoch on "val" are scored once on "test". What a mean of tokens hides, it finds; where an
+    encoder's patch tokens differ in what they know, it beats every fixed pooling.
+    """
+
+    head: Head = "attentive"
+    """What is trained. Tasks of maps, which one vector cannot answer, get UPerNet for "attentive". The dense heads see
+    the frozen tokens of several blocks."""
+    epochs: int = 30
+    """Passes over the training faces."""
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    """Peak learning rates that are tried, side by side."""
+    faces_per_step: int = 64
+    """Faces in one optimizer step."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's momenta."""
+    warmup: float = 0.1
+    """Share of the run with a linearly rising learning rate."""
+    label_smoothing: float = 0.0
+    """Cross-entropy only: probability mass spread over all classes."""
+    heads: int | None = None
+    """Attention heads of the pooling; None: the encoder's."""
+    layer: int | None = None
+    """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
+    dense: Dense = field(default_factory=Dense)
+    """Settings of dense heads."""
+    input_size: int | None = None
+    """Side of the faces it is shown; positions are interpolated where that is not the encoder's own, which None is."""
+    select: Select = "val"
+    """Whose faces choose learning rate and epoch."""
+    shots: FewLabels = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.faces_per_step < 2 or not self.lrs or min(self.lrs) <= 0:
+            raise ConfigError(
+                f"A probe of {self.epochs} epochs with {self.faces_per_step} faces per step at {self.lrs}",
+                expected="at least one epoch, two faces per step and learning rates above 0",
+            )
+
+    @property
+    def name(self) -> str:
+        return "attentive"
+
+    @property
+    def features(self) -> None:
+        """Nothing is fixed: the head decides what it sees."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -142,9 +238,37 @@ class FineTune:
     patches, what the task asks for."""
     clip: float | None = 1.0
     """Largest global gradient norm; None does not clip."""
+    head: Head = "linear"
+    """What is trained with the encoder."""
+    head_lr: float = 1.0
+    """The head's learning rate as a multiple of the last block's."""
+    head_first: float = 0.0
+    """Share of the epochs in which the head alone trains, so that it does not pull the encoder astray while it knows
+    nothing (Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", 2022)."""
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """After the warm-up: half a cosine to 0, no change, or a tenth in the last third of the run."""
+    ema: float | None = None
+    """Decay of the moving average of weights that is evaluated instead of them; in the first steps less."""
+    mixup: float = 0.0
+    """Parameter of the Beta distribution from which shares of two mixed faces are drawn; 0 does not mix. One value for
+    each face only, not for maps and heatmaps."""
+    heads: int | None = None
+    """Attention heads of an attentive head; None: the encoder's."""
+    dense: Dense = field(default_factory=Dense)
+    """Settings of dense heads."""
+    input_size: int | None = None
+    """Side of the faces it is shown; positions are interpolated where that is not the encoder's own, which None is."""
+    select: Select = "val"
+    """Whose faces choose the epoch."""
+    shots: FewLabels = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.faces_per_step < 1 or self.lr_per_256 <= 0:
+        if not (0 <= self.head_first < 1 and self.mixup >= 0 and (self.ema is None or 0 <= self.ema < 1)):
+            raise ConfigError(
+                f"Fine-tuning with head first {self.head_first}, mixup {self.mixup} and ema {self.ema}",
+                expected="head first and ema from 0 up to 1, mixup 0 or more",
+            )
+        if self.epochs < 1 or self.faces_per_step < 1 or self.lr_per_256 <= 0 or self.head_lr <= 0:
             raise ConfigError(
                 f"Fine-tuning for {self.epochs} epochs of {self.faces_per_step} faces per step at {self.lr_per_256}",
                 expected="at least one epoch, one face per step and a learning rate above 0",
@@ -159,16 +283,47 @@ class FineTune:
         return self.lr_per_256 * self.faces_per_step / 256
 
 
-Protocol = Cosine | KNN | LinearProbe | FineTune
+FARL_PARSING = FineTune(
+    epochs=300,
+    faces_per_step=40,
+    lr_per_256=1e-4 * 256 / 40,
+    head_lr=10.0,
+    layer_decay=1.0,
+    weight_decay=1e-5,
+    warmup=0.0,
+    schedule="step",
+    drop_path=0.0,
+    flip=0.0,
+    clip=None,
+    ema=0.999,
+    head="upernet",
+    input_size=448,
+)
+"""FaRL's face parsing: 448 pixels, UPerNet at 1e-3 on an encoder at 1e-4, a tenth from epoch 200 of 300. Its own
+numbers are the best epoch on test; ours choose on val."""
+FARL_ALIGNMENT = replace(FARL_PARSING, epochs=150, head="heatmap", head_lr=100.0, schedule="constant")
+"""FaRL's face alignment: heatmaps at 1e-2, 150 epochs (WFLW, AFLW-19; 300W takes 250)."""
+
+Protocol = Cosine | KNN | LinearProbe | AttentiveProbe | FineTune
 
 
 def settings(protocol: Protocol) -> dict[str, Any]:
-    """Every setting of a protocol under its name: what a result row says about it."""
-    return {"name": protocol.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(protocol).items()}}
+    """Every setting of a protocol under its name: what a result row says about it. `shots` only where there are any."""
+    named = {"name": protocol.name, **asdict(protocol)}
+    shots = getattr(protocol, "shots", None)
+    if shots is None:
+        named.pop("shots", None)
+    else:
+        named["shots"] = {"name": shots.name, **asdict(shots)}
+    plain: dict[str, Any] = json.loads(json.dumps(named))
+    return plain
 
 
 def read_out(protocol: Protocol, pooling: Pooling | None, asked: Features = "pooled") -> Features:
-    """What a protocol sees of the tokens: its own choice, else the encoder's pooling, else what the task asks for.
+    """What a protocol sees of the tokens: its own choice, else what the task asks for and the encoder was trained for.
+
+    A task that asks for all patches side by side, because it matters where things are, gets them from every encoder,
+    and the class token with them where that was trained: the mean or the class token alone would take the places away.
 
     Args:
         pooling: of the encoder.
@@ -178,4 +333,8 @@ def read_out(protocol: Protocol, pooling: Pooling | None, asked: Features = "poo
         return protocol.features
     if isinstance(protocol, Cosine | KNN):
         return pooling or "pooled"
+    if isinstance(protocol, AttentiveProbe):
+        return "patches"
+    if asked == "concat":
+        return "concat" if pooling in (None, "pooled") else "cls+concat"
     return asked if asked == "patches" or pooling is None else pooling

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, SetMissing, did_you_mean
-from fusiform.evaluate import Evaluation, compare_to, evaluate
+from fusiform.evaluate import Evaluation, compare_to, evaluate, input_size, learns
 from fusiform.protocols import Cosine, Protocol
 from fusiform.report.verdicts import absent
 from fusiform.results import ResultRow
@@ -31,10 +31,13 @@ class Cell:
 
     task: Task
     protocol: Protocol
+    train_on: SupervisedTask | None = None
+    """The same task on another set, which fits the head; the task's own people are tested."""
 
     @property
     def name(self) -> str:
-        return f"{self.task.name} on {self.task.dataset}, {self.protocol.name}"
+        after = "" if self.train_on is None else f" after {self.train_on.dataset}"
+        return f"{self.task.name} on {self.task.dataset}{after}, {self.protocol.name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +91,59 @@ def cells(
     ]
 
 
+def across(found: Sequence[Cell], dataset: str) -> list[Cell]:
+    """Of the given cells those that can be tested after training on the set called `dataset`.
+
+    Raises:
+        ConfigError: no task here has that set and another one.
+    """
+    sources = {cell.task.name: cell.task for cell in found if cell.task.dataset == dataset and learns(cell.task)}
+    made = []
+    for cell in found:
+        source = sources.get(cell.task.name)
+        if source is not None and cell.task.dataset != dataset and learns(source):
+            made.append(replace(cell, train_on=source))
+    if not made:
+        sets = sorted({cell.task.dataset for cell in found})
+        raise ConfigError(
+            f"No task here can train on '{dataset}' and test on another set",
+            expected=f"a set of {', '.join(sets)}, for a task that has two of them",
+            do="name both, such as --rendered SET --photos FOLDER --train-on rendered",
+        )
+    return made
+
+
 def measure(
-    cell: Cell, trained: Encoder, untrained: Encoder, *, date: str, seed: int = 0, say: Callable[[str], None]
+    cell: Cell,
+    trained: Encoder,
+    untrained: Encoder,
+    *,
+    date: str,
+    seed: int = 0,
+    say: Callable[[str], None],
+    allow_mismatch: Sequence[str] = (),
 ) -> Measured:
     """Score both encoders on one cell, on the same faces, and the difference in pairs.
 
     A set that is not there gives a row that says what to type; every other error is raised.
     """
     try:
-        faces = cell.task.read(trained.vit.config.image_size)
+        faces = cell.task.read(input_size(trained, cell.protocol))
     except SetMissing as error:
         say(f"{cell.name}: not available. {error}")
         return Measured(cell, (absent(cell.task.name, cell.task.dataset, str(error), date),))
-    before = evaluate(untrained, cell.task, cell.protocol, date=date, seed=seed, faces=faces)
-    after = evaluate(trained, cell.task, cell.protocol, date=date, seed=seed, faces=faces)
+    before, after = (
+        evaluate(
+            encoder,
+            cell.task,
+            cell.protocol,
+            date=date,
+            seed=seed,
+            faces=faces,
+            train_on=cell.train_on,
+            allow_mismatch=allow_mismatch,
+        )
+        for encoder in (untrained, trained)
+    )
     differences = [compare_to(before, after, row.metric) for row in after.rows]
     return Measured(cell, (*before.rows, *after.rows, *differences), after, before)

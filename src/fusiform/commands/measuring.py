@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +12,8 @@ import tyro
 
 from fusiform.cli import parse, today
 from fusiform.errors import ConfigError
-from fusiform.protocols import KNN, FineTune, LinearProbe, Protocol
+from fusiform.protocols import KNN, AttentiveProbe, FineTune, LinearProbe, Protocol
+from fusiform.shots import Fraction, PerClass, Shots, list_sha256
 
 if TYPE_CHECKING:
     from fusiform.encoder import Encoder
@@ -34,43 +35,79 @@ class EvaluateFlags:
     """Folder of the labelled photo sets; without it the one that FUSIFORM_DATA names."""
     tasks: tuple[str, ...] = ()
     """Only these, such as alignment parsing verification; all by default."""
-    protocol: Literal["linear", "knn", "fine-tune"] = "linear"
+    protocol: Literal["linear", "knn", "attentive", "fine-tune"] = "linear"
     """How far the encoder may move in the tasks that learn a head."""
     linear: LinearProbe = field(default_factory=LinearProbe)
     """Settings of --protocol linear."""
     knn: KNN = field(default_factory=KNN)
     """Settings of --protocol knn."""
+    attentive: AttentiveProbe = field(default_factory=AttentiveProbe)
+    """Settings of --protocol attentive."""
     fine_tune: FineTune = field(default_factory=FineTune)
     """Settings of --protocol fine-tune."""
     seed: int = 0
-    """Decides the untrained encoder's weights, and fine-tuning."""
+    """Decides the untrained encoder's weights, and what trained heads draw."""
+    fraction: float | None = None
+    """Share of the training faces whose labels may be used, in whole people; the list is the same for all encoders and
+    is written beside the rows."""
+    per_class: int | None = None
+    """So many labelled training faces of each class instead, in tasks with one class per face."""
+    draw: int = 0
+    """Another draw of the few labelled faces."""
+    train_on: str | None = None
+    """Name of a set, such as rendered: heads are fitted there and tested on the task's other sets."""
+    allow_mismatch: tuple[str, ...] = ()
+    """Measure although the faces differ from those the encoder was made for in: crop, colour, range, class-map. The
+    rows say so."""
     out: Path | None = None
     """Where the rows are added; RUN/results.jsonl by default."""
 
     @property
     def learned(self) -> Protocol:
-        choices: dict[str, Protocol] = {"linear": self.linear, "knn": self.knn, "fine-tune": self.fine_tune}
-        return choices[self.protocol]
+        choices: dict[str, LinearProbe | KNN | AttentiveProbe | FineTune] = {
+            "linear": self.linear,
+            "knn": self.knn,
+            "attentive": self.attentive,
+            "fine-tune": self.fine_tune,
+        }
+        return replace(choices[self.protocol], shots=self.shots)
+
+    @property
+    def shots(self) -> Shots | None:
+        if self.fraction is not None and self.per_class is not None:
+            raise ConfigError(
+                f"Both --fraction {self.fraction:g} and --per-class {self.per_class} limit the labels", expected="one"
+            )
+        if self.per_class is not None:
+            return PerClass(self.per_class, self.draw)
+        return None if self.fraction is None else Fraction(self.fraction, self.draw)
 
 
 def evaluate(words: list[str]) -> int:
     flags = parse(EvaluateFlags, words, "evaluate")
     from fusiform.report import table_text
-    from fusiform.suite import cells
+    from fusiform.suite import across, cells
 
     folder = encoder_folder(flags.run)
+    chosen = cells(rendered=flags.rendered, root=flags.photos, learned=flags.learned, names=flags.tasks)
     measured = measure_all(
         folder,
-        cells(rendered=flags.rendered, root=flags.photos, learned=flags.learned, names=flags.tasks),
+        chosen if flags.train_on is None else across(chosen, flags.train_on),
         out=flags.out or flags.run / RESULTS,
         seed=flags.seed,
+        allow_mismatch=flags.allow_mismatch,
     )
     sys.stdout.write(table_text([row for each in measured for row in each.rows]) + "\n")
     return 0
 
 
-def measure_all(folder: Path, cells: Sequence[object], *, out: Path, seed: int = 0) -> list[Measured]:
-    """Score the encoder in `folder` and the untrained one on every cell; rows are added to `out` cell by cell."""
+def measure_all(
+    folder: Path, cells: Sequence[object], *, out: Path, seed: int = 0, allow_mismatch: Sequence[str] = ()
+) -> list[Measured]:
+    """Score the encoder in `folder` and the untrained one on every cell; rows are added to `out` cell by cell.
+
+    Where labels were limited to a few faces, their list is written into `labelled/` beside the rows.
+    """
     from fusiform.encoder import Encoder
     from fusiform.progress import Progress
     from fusiform.results import append_rows
@@ -84,11 +121,24 @@ def measure_all(folder: Path, cells: Sequence[object], *, out: Path, seed: int =
     with Progress(len(cells), "tasks", "evaluating") as bar:
         for cell in cells:
             assert isinstance(cell, Cell)
-            result = measure(cell, trained, untrained, date=today(), seed=seed, say=_say)
+            result = measure(cell, trained, untrained, date=today(), seed=seed, say=_say, allow_mismatch=allow_mismatch)
+            if result.trained is not None and result.trained.labelled:
+                _write_list(out.parent / "labelled", result.trained.labelled)
             append_rows(out, result.rows)
             measured.append(result)
             bar.advance(1, last=cell.task.name)
     return measured
+
+
+def _write_list(folder: Path, lists: Sequence[Sequence[str]]) -> Path:
+    """The faces that had labels, a line each: round and key. The file's name is the beginning of the list's hash."""
+    from fusiform.durable import replace_file
+
+    path = folder / f"{list_sha256(lists)[:12]}.tsv"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{number}\t{key}\n" for number, keys in enumerate(lists) for key in keys]
+    replace_file(path, "".join(lines).encode())
+    return path
 
 
 def encoder_folder(path: Path) -> Path:

@@ -161,3 +161,33 @@ class Classified(Protocol):
 
     @property
     def face_classes(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Pointed(Protocol):
+    """A supervised task whose encoded targets (N, 2K) are x and y of points, from -1 at the crop's left and upper edge
+    to 1."""
+
+    @property
+    def points(self) -> str:
+        """Name of the scheme, such as ibug-68."""
+        ...
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """A supervised task of patches whose targets (N, S, S) are class numbers, and whose encoded targets
+    (N, P, cells * cells * C) are rasters of the classes in each patch, decoded as the largest after interpolation."""
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The numbers that are predicted; every other is unlabelled."""
+        ...
+
+
+@runtime_checkable
+class Turned(Protocol):
+    """A supervised task whose encoded targets (N, 6) are the first two columns of a rotation, row by row."""
+
+    @property
+    def rotation_columns(self) -> int: ...

@@ -1,0 +1,179 @@
+"""The loop behind `AttentiveProbe`: heads on frozen tokens, one for each learning rate, trained side by side."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fusiform.clock import Clock, Cosine
+from fusiform.embedding import FeatureCache, embed
+from fusiform.encoder import Encoder
+from fusiform.errors import Diverged
+from fusiform.goals import Goal, goal_of, head_of
+from fusiform.nn.dense_upernet import UPerNet, usual_taps
+from fusiform.nn.vector_head import AttentiveHead, TokenHead
+from fusiform.optim import adamw, set_lr
+from fusiform.protocols import AttentiveProbe
+from fusiform.tasks.task import Labelled, SupervisedTask
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Tokens = Callable[[Rows], list[Tensor]]
+"""Rows of the faces -> their frozen tokens, one (n, L, D) for each block that the head sees."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """What a probe answered."""
+
+    output: Floats
+    """Of the test faces, in the layout of `task.encode`."""
+    lr: float
+    """Chosen learning rate."""
+    epoch: int
+    """Chosen epoch, from 1."""
+
+
+def attend(
+    encoder: Encoder,
+    task: SupervisedTask,
+    protocol: AttentiveProbe,
+    faces: Labelled,
+    fit: Rows,
+    choose: Rows,
+    test: Rows,
+    *,
+    seed: int,
+    device: str = "cpu",
+    batch: int = 256,
+    cache: FeatureCache | None = None,
+) -> Attended:
+    """Train heads on `fit`, take the learning rate and epoch that do best on `choose` (ties: the smaller rate, then the
+    earlier epoch) and answer `test`.
+
+    All heads start from the same weights and see the same faces in the same order. Everything random follows from
+    `seed`.
+
+    Args:
+        cache: of frozen tokens, which are computed anew for every batch where they do not fit.
+
+    Raises:
+        Diverged: the loss of every head has become infinite or undefined.
+    """
+    config = encoder.vit.config
+    goal = goal_of(task, protocol, faces, fit, config.grid, config.image_size)
+    whole = goal.net == "vector" and task.features != "patches"
+    tokens = _tokens(encoder, protocol, goal, faces, whole=whole, batch=batch, device=device, cache=cache)
+    steps = math.ceil(len(fit) / protocol.faces_per_step)
+    total = protocol.epochs * steps
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Clock(0, total, seed=seed).stream("head"))
+        first = _head(encoder, task, protocol, goal)
+        heads = [copy.deepcopy(first).to(device) for _ in protocol.lrs]
+        optimizers = [
+            adamw(head.named_parameters(), lr, protocol.weight_decay, protocol.betas)
+            for head, lr in zip(heads, protocol.lrs, strict=True)
+        ]
+        held_out = faces.rows(choose)
+        best = -math.inf
+        found: tuple[dict[str, Tensor], int, int] | None = None
+        for epoch in range(protocol.epochs):
+            order = Clock(epoch * steps, total, seed=seed).generator("order").permutation(fit)
+            for i in range(steps):
+                now = Clock(epoch * steps + i, total, seed=seed)
+                rows = np.sort(order[i * protocol.faces_per_step : (i + 1) * protocol.faces_per_step])
+                if goal.net != "vector" and len(rows) == 1:  # its norms need two
+                    rows = np.sort(np.append(rows, order[0]))
+                seen = [t.to(device) for t in tokens(rows)]
+                target = goal.target(faces.rows(rows), np.zeros(len(rows), np.bool_)).to(device)
+                for head, optimizer, lr in zip(heads, optimizers, protocol.lrs, strict=True):
+                    torch.manual_seed(now.stream("dropout"))
+                    head.train()
+                    loss = goal.loss(head(seen), target)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    set_lr(optimizer, Cosine(lr, warmup=protocol.warmup)(now))
+                    optimizer.step()
+            for which, head in enumerate(heads):
+                output = _predict(head, goal, tokens, choose, device)
+                if not np.isfinite(output).all():
+                    continue  # this learning rate was too large: it loses
+                score = task.score(task.decode(output, held_out, config.grid), held_out)[task.metric]
+                signed = score if task.higher_is_better else -score
+                better = found is None or signed > best or (signed == best and which < found[1])
+                if better:
+                    best = signed if math.isfinite(signed) else -math.inf
+                    state = {name: value.detach().clone() for name, value in head.state_dict().items()}
+                    found = (state, which, epoch)
+        if found is None:
+            raise Diverged(
+                f"No head of {task.name} on {encoder.name} has finite outputs with learning rates {protocol.lrs}",
+                do="try smaller --attentive.lrs",
+            )
+        state, which, epoch = found
+        heads[which].load_state_dict(state)
+    return Attended(_predict(heads[which], goal, tokens, test, device), protocol.lrs[which], epoch + 1)
+
+
+def _head(encoder: Encoder, task: SupervisedTask, protocol: AttentiveProbe, goal: Goal) -> nn.Module:
+    config = encoder.vit.config
+    if goal.net == "upernet":
+        return UPerNet(config.width, goal.outputs, protocol.dense.width or config.width, protocol.dense.dropout)
+    if head_of(task, protocol) == "linear":
+        return TokenHead(config.width, goal.outputs, each=task.features == "patches")
+    return AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs)
+
+
+def _tokens(
+    encoder: Encoder,
+    protocol: AttentiveProbe,
+    goal: Goal,
+    faces: Labelled,
+    *,
+    whole: bool,
+    batch: int,
+    device: str,
+    cache: FeatureCache | None,
+) -> Tokens:
+    """Patch tokens of the blocks that the head sees, and the class token beside those of an encoder that trained it.
+
+    Tokens of inner blocks have a layer norm without parameters (`fusiform.embedding.embed`).
+    """
+    config = encoder.vit.config
+    dense = goal.net == "upernet"
+    layers = list(protocol.dense.taps or usual_taps(config.depth)) if dense else [protocol.layer]
+    with_class = whole and encoder.pooling is not None and "cls" in encoder.pooling
+
+    def frozen(rows: Rows | slice, held: FeatureCache | None) -> list[Floats]:
+        found = []
+        for layer in layers:
+            images = faces.images[rows]
+            x = embed(encoder, images, features="patches", layer=layer, batch=batch, device=device, cache=held)
+            if with_class:
+                first = embed(encoder, images, features="cls", layer=layer, batch=batch, device=device, cache=held)
+                x = np.concatenate([first[:, None], x], 1)
+            found.append(x)
+        return found
+
+    size = len(faces) * (config.patches + 1) * config.width * 4 * len(layers)
+    if cache is not None and size <= cache.max_bytes:
+        every = [torch.from_numpy(np.ascontiguousarray(x)) for x in frozen(slice(None), cache)]
+        return lambda rows: [x[torch.from_numpy(rows)] for x in every]
+    return lambda rows: [torch.from_numpy(np.ascontiguousarray(x)) for x in frozen(rows, None)]
+
+
+def _predict(head: nn.Module, goal: Goal, tokens: Tokens, rows: Rows, device: str) -> Floats:
+    head.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), 256):
+            seen = [t.to(device) for t in tokens(rows[start : start + 256])]
+            parts.append(goal.answer(head(seen).float().cpu()).numpy())
+    return np.concatenate(parts)

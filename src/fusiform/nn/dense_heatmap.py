@@ -1,0 +1,40 @@
+"""Points as heatmaps, and heatmaps as points (FaRL's face alignment; Zheng et al., 2022, section 4.3).
+
+Shapes: B faces, K points, M side of a heatmap. Points are x, y from 0 at the left and upper edge to 1; the centre of
+cell i lies at (i + .5) / M.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FARL_SIZE = 128
+"""Side of FaRL's heatmaps, in which its radius of 5 counts."""
+
+
+def cell_centres(size: int, like: Tensor) -> Tensor:
+    """(M,) places of the cells' centres."""
+    return (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) / size
+
+
+def soft_argmax(logits: Tensor) -> Tensor:
+    """(B, K, M, M) -> (B, K, 2): the mean place, each cell weighted by the sigmoid of its logit.
+
+    The weights are not made to sum to one first (no softmax): sum h x / sum h.
+    """
+    heat = logits.float().sigmoid()
+    centres = cell_centres(logits.shape[-1], heat)
+    total = heat.sum((2, 3)).clamp_min(1e-12)
+    x = (heat.sum(2) * centres).sum(-1) / total
+    y = (heat.sum(3) * centres).sum(-1) / total
+    return torch.stack([x, y], -1)
+
+
+def gaussian_maps(points: Tensor, size: int, radius: float = 5.0) -> Tensor:
+    """(B, K, 2) -> (B, K, M, M): exp(-8 r^2 / R^2) at a distance of r cells, a quarter of R being its deviation, and 0
+    beyond R. A point outside the picture leaves what reaches into it."""
+    centres = cell_centres(size, points)
+    squares = ((centres - points.unsqueeze(-1)) * size) ** 2  # (B, K, 2, M)
+    distance = squares[:, :, 1, :, None] + squares[:, :, 0, None, :]
+    return torch.where(distance <= radius**2, torch.exp(-8 * distance / radius**2), 0.0)

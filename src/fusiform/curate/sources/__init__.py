@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ class Lister:
             self._members = members(container, kind, options)
             for _ in range(number * PAGE):  # a fresh worker, after the one before it died
                 next(self._members, None)
-        page = [member for member, _ in zip(self._members, range(PAGE), strict=False)]
+        page = list(islice(self._members, PAGE))
         self._at = (container.path, number + 1)
         return page
 

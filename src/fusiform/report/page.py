@@ -83,7 +83,7 @@ def write_report(
         date: ISO date, given by the caller: time is an input.
     """
     page = _page(title, runs, rows, pictures, data, commands, date)
-    html = _environment().get_template("report.html.j2").render(page=page)
+    html = environment().get_template("report.html.j2").render(page=page)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, html.encode("utf-8"))
     return out
@@ -193,7 +193,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("fusiform.report"),
         autoescape=True,

@@ -1,0 +1,139 @@
+"""The page of a comparison: one self-contained file that loads nothing and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusiform import __version__
+from fusiform.compare.findings import Contest, Findings, PartScore, Spent, Versus
+from fusiform.durable import replace_file
+from fusiform.report import figures
+from fusiform.report.compare_charts import intervals, label_curves
+from fusiform.report.compare_words import (
+    answer,
+    choices,
+    how_sure,
+    shown_gap,
+    shown_score,
+    shown_value,
+    summary_text,
+)
+from fusiform.report.page import environment
+from fusiform.report.words import metric_words
+
+__all__ = ["summary_text", "write_comparison"]
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """One square of the verdict table."""
+
+    arm: str
+    status: str
+    value: str
+    gap: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class _Row:
+    contest: Contest
+    marks: Sequence[_Mark]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The parts of one contest, worst and mean of each arm."""
+
+    contest: Contest
+    arms: Sequence[tuple[str, str, str, str]]
+    """(arm, score on all, score on the worst part, its name and faces)."""
+    every: Sequence[tuple[PartScore, Sequence[str]]]
+    """Each part and the score of each arm on it."""
+    small: int
+    """Parts with too few faces for a score."""
+
+
+def write_comparison(out: Path, findings: Findings, *, budget: str, command: str, date: str) -> Path:
+    """Write the page to `out` and return it.
+
+    Args:
+        budget: in words; "" where nothing was trained.
+        command: what to type to get here again.
+        date: ISO date.
+    """
+    arms = [spent.arm for spent in findings.spent]
+    page = {
+        "title": "Comparison of " + (", ".join(arms) if len(arms) < 4 else f"{len(arms)} arms"),
+        "date": date,
+        "fusiform": __version__,
+        "answer": answer(findings),
+        "sure": how_sure(findings),
+        "choices": choices(findings),
+        "arms": arms,
+        "rows": [_row(contest, arms, findings.reference) for contest in findings.contests],
+        "reference": findings.reference,
+        "charts": [chart for c in findings.contests if (chart := intervals(c, findings.reference)) is not None],
+        "curves": label_curves(findings.contests),
+        "spent": [_spent(each) for each in findings.spent],
+        "budget": budget,
+        "parts": [_parts(c, arms) for c in findings.contests if any(c.parts.values())],
+        "metrics": sorted({(c.metric, metric_words(c.metric)) for c in findings.contests if metric_words(c.metric)}),
+        "family": findings.family,
+        "notes": findings.notes,
+        "missing": findings.missing,
+        "command": figures.hide_places(command),
+    }
+    html = environment().get_template("compare.html.j2").render(page=page)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, html.encode("utf-8"))
+    return out
+
+
+def _row(contest: Contest, arms: Sequence[str], reference: str) -> _Row:
+    versus: dict[str, Versus] = {v.arm: v for v in contest.versus}
+    entries = {e.arm: e for e in contest.entries}
+    marks = []
+    for arm in arms:
+        if arm not in entries:
+            marks.append(_Mark(arm, "", "", "", best=False))
+            continue
+        status = str(versus[arm].verdict) if arm in versus else "reference" if arm == reference else ""
+        gap = shown_gap(contest, versus[arm]) if arm in versus else ""
+        best = arm == contest.entries[0].arm
+        marks.append(_Mark(arm, status, shown_score(contest, entries[arm])[0], gap, best=best))
+    return _Row(contest, marks)
+
+
+def _spent(each: Spent) -> dict[str, str]:
+    def flops(value: float) -> str:
+        return f"{value / 1e12:,.3g} TFLOP" if value else "none"
+
+    return {
+        "arm": each.arm,
+        "seeds": str(each.seeds),
+        "faces": f"{each.faces:,.0f}" if each.faces else "–",
+        "flops": flops(each.flops),
+        "teacher": flops(each.teacher_flops) if each.teacher_flops else "",
+        "training": figures.span(each.training_seconds) if each.training_seconds else "–",
+        "evaluation": figures.span(each.evaluation_seconds) if each.evaluation_seconds else "–",
+    }
+
+
+def _parts(contest: Contest, arms: Sequence[str]) -> _Part:
+    table = []
+    for entry in contest.entries:
+        worst = contest.worst(entry.arm)
+        if worst is not None:
+            where = f"{worst.group}: {worst.name} ({figures.plural(worst.faces, 'face')})"
+            table.append((entry.arm, shown_score(contest, entry)[0], shown_value(contest, worst.value), where))
+    some = next(parts for parts in contest.parts.values() if parts)
+    by_arm = {arm: {(p.group, p.name): p.value for p in contest.parts.get(arm, ())} for arm in arms}
+    every = [
+        (part, [shown_value(contest, by_arm[arm].get((part.group, part.name))) for arm in arms])
+        for part in some
+        if part.value is not None
+    ]
+    return _Part(contest, table, every, sum(part.value is None for part in some))

@@ -60,7 +60,8 @@ def feature_key(encoder: Encoder, images: NDArray[np.uint8], features: str, laye
 def images_sha256(images: NDArray[np.uint8]) -> str:
     """Hash of pixels and shape."""
     digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(np.ascontiguousarray(images).data)
+    for start in range(0, len(images), 1024):  # a mirrored view, or faces mapped from a file, are never copied whole
+        digest.update(np.ascontiguousarray(images[start : start + 1024]).data)
     return digest.hexdigest()
 
 

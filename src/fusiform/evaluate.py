@@ -127,8 +127,9 @@ def evaluate(
     )
     held = SHARED_CACHE if cache is None else cache
 
-    def features(form: Features, layer: int | None) -> NDArray[np.float32]:
-        return embed(shown, faces.images, features=form, layer=layer, batch=batch, device=device, cache=held)
+    def features(form: Features, layer: int | None, mirrored: bool = False) -> NDArray[np.float32]:
+        images = faces.images[:, :, ::-1] if mirrored else faces.images
+        return embed(shown, images, features=form, layer=layer, batch=batch, device=device, cache=held)
 
     form = read_out(protocol, encoder.pooling, task.features if learns(task) else "pooled")
     described = settings(protocol) | {"features": form}
@@ -195,8 +196,11 @@ def evaluate(
     else:
         if not isinstance(protocol, Cosine):
             raise ConfigError(f"{task.name} learns nothing, so {protocol.name} does not apply", do="use Cosine()")
-        raw = features(form, protocol.layer)
-        prediction = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
+        prediction = features(form, protocol.layer)
+        if task.measurement_notes.get("flip") == "average":
+            prediction = prediction + features(form, protocol.layer, mirrored=True)
+        if not getattr(task, "uses_norms", False):
+            prediction = prediction / np.maximum(np.linalg.norm(prediction, axis=1, keepdims=True), 1e-12)
         scored = faces
     values, draws = _scores(task, prediction, scored, resamples)
     spec = Measurement(

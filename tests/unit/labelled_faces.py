@@ -124,6 +124,8 @@ def rendered_set(folder: Path, people: int = 30, each: int = 4, size: int = 20) 
                 "pose": {"yaw": 120 * (value - 0.5), "pitch": 10.0 * (i % 2), "roll": 0.0},
                 "au": {"AU12": 5 * value, "AU1": 5 * (1 - value)},
                 "expression": "happy" if value > 0.5 else "neutral",
+                "valence": 2 * value - 1,
+                "arousal": 1 - 2 * value,
                 "attrs": {"age": 20 + 40 * value, "glasses": value > 0.6, "smiling": value > 0.5},
             }
             stored.append(StoredFace(f"p{person}-{i}", file.getvalue(), labels, None, split, f"p{person}"))

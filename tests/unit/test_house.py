@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("parallel", "training", "together", "engine"),
         *("embedding", "probing", "heads", "goals", "attending", "finetuning", "crossing", "evaluate", "flops"),
     ),
-    ("render", "curate", "compare", "infer", "export", "report", "gallery", "checkup", "suite", "serve"),
+    ("render", "curate", "compare", "infer", "export", "report", "gallery", "checkup", "public", "suite", "serve"),
     ("commands", "cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

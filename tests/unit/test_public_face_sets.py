@@ -261,6 +261,14 @@ def test_nine_is_ignored_and_not_no(built: Built) -> None:
     assert task.score(truth, faces)["f1"] == 1
 
 
+def test_bp4d_without_intensity_codes_lacks_them_and_not_the_occurrence(built: Built, tmp_path: Path) -> None:
+    shutil.copytree(built(made.make_bp4d), tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "BP4D" / "AU-Intensity-Codes3.0")
+    with pytest.raises(SetMissing, match="no intensity codes of AU6"):
+        ActionUnits(dataset="bp4d", root=tmp_path, incomplete=True).read(16)
+    assert len(bp4d.occurrence(tmp_path, incomplete=True)) == 63
+
+
 def test_detection_averages_folds_and_intensity_pools_them(built: Built) -> None:
     tmp_path = built(made.make_disfa)
     task = ActionUnitDetection("disfa", tmp_path, incomplete=True)
@@ -592,3 +600,34 @@ def test_names_are_helped(tmp_path: Path) -> None:
         Forgery("oulu-npu", tmp_path, protocol="5")
     assert oulu.PROTOCOLS[2:4] == ("3_1", "3_2")
     assert faceforensics.COMPRESSIONS == ("raw", "c23", "c40")
+
+
+def test_the_sets_that_are_there_decide_which_tasks_there_are(built: Built, tmp_path: Path) -> None:
+    from fusiform.public import TASKS, public_tasks
+
+    assert public_tasks(tmp_path) == []
+    for build in (made.make_celeba, made.make_bp4d, made.make_affectnet, made.make_oulu):
+        shutil.copytree(built(build), tmp_path, dirs_exist_ok=True)
+    made.make_celeb_df(tmp_path)  # without FaceForensics++ nothing can be trained for it
+    found = [(task.name, task.dataset) for task in public_tasks(tmp_path, incomplete=True)]
+    assert ("attributes", "celeba") in found
+    assert ("action-unit-detection", "bp4d") in found
+    assert ("action-units", "bp4d") in found
+    assert ("expression", "affectnet-7") in found
+    assert ("affect", "affectnet-8") in found
+    assert found.count(("forgery", "oulu-npu")) == 14
+    assert ("forgery", "celeb-df") not in found
+    assert public_tasks(tmp_path, incomplete=True)[0].read(16).dataset == "celeba"
+    wanted = {name for names in TASKS for name in names} | {"faceforensics-raw", "faceforensics-c40"}  # by name only
+    tasks = {
+        "attributes",
+        "expression",
+        "action-units",
+        "affect",
+        "age",
+        "forgery",
+        "alignment",
+        "parsing",
+        "head-pose",
+    }
+    assert wanted >= {each.name for each in layouts() if tasks & set(each.tasks)}

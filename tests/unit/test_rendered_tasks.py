@@ -14,6 +14,8 @@ from fusiform.errors import ConfigError, DataError
 from fusiform.evaluate import evaluate
 from fusiform.protocols import FineTune, LinearProbe
 from fusiform.tasks.action_units import ActionUnits
+from fusiform.tasks.affect import Affect
+from fusiform.tasks.age import Age
 from fusiform.tasks.attributes import Attributes
 from fusiform.tasks.expression import EXPRESSIONS, Expression
 from fusiform.tasks.head_pose import HeadPose
@@ -151,3 +153,16 @@ def _with_target(target: np.ndarray) -> Labelled:
     names = np.array([str(i) for i in range(n)])
     crop = untrained().crop
     return Labelled("x", np.zeros((n, 0, 0, 3), np.uint8), target, names, np.full(n, "test"), names, crop)
+
+
+def test_affect_and_age_of_rendered_faces_are_learned(folder: Path) -> None:
+    affect = {
+        r.metric: r.value for r in evaluate(untrained(), Affect(folder), LinearProbe(), date=DATE, resamples=20).rows
+    }
+    assert affect["ccc_valence"] > 0.8
+    assert affect["ccc"] == pytest.approx((affect["ccc_valence"] + affect["ccc_arousal"]) / 2)
+    age = evaluate(untrained(), Age(folder), LinearProbe(), date=DATE, resamples=20)
+    assert age.row("mae").value < 4  # the labels spread over forty years
+    assert age.row("CS@5").value > 0.7
+    both = Attributes(folder).read(16)
+    np.testing.assert_array_equal(both.target[:, -1], Age(folder).read(16).target[:, 0])  # the same faces, in order

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.errors import DataError
+from fusiform.errors import DataError, SetMissing
 from fusiform.tasks.photos import Photo
 from fusiform.tasks.sets.frames import pictures
 from fusiform.tasks.sets.layout import Census, Part, SetLayout
@@ -60,7 +60,7 @@ def listed_intensity(folder: Path) -> Listing:
     for column, unit in enumerate(INTENSITY_UNITS):
         files = sorted((home / f"AU{int(unit[2:]):02d}").glob("*.csv"))
         if not files:
-            raise DataError(f"There are no codes of {unit} in '{home}'", expected=LAYOUT.tree.strip())
+            raise SetMissing(f"There are no intensity codes of {unit} in '{home}'", expected=LAYOUT.how_to_get_it)
         for path in files:
             held = frames.setdefault(_sequence(path), {})
             for number, line in enumerate(lines(path), 1):

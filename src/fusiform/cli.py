@@ -45,6 +45,8 @@ def main(words: Sequence[str] | None = None) -> int:
     # Idle OpenMP threads that spin make two threads slower than one where neighbours want the cores too. It is read
     # once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # DDP warns, on every rank, of what fusiform.parallel does on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         return _run(words)
     except FusiformError as error:

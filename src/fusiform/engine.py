@@ -17,7 +17,7 @@ from fusiform.faces.faceset import FaceSet
 from fusiform.faces.stream import IN_MEMORY, Stream, batches
 from fusiform.together import SharedRun
 from fusiform.training import Training, describe
-from fusiform.world import World, local_ranks
+from fusiform.world import World, local_ranks, ranks
 
 Watcher = Callable[[Clock, dict[str, float]], None]
 """Called after every step with the clock and what was logged ({} between log rows): progress bars live outside."""
@@ -40,7 +40,8 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     torch.manual_seed(stream_seed(recipe.optim.seed, "init"))
-    method = recipe.method.build(recipe.vit)  # first, so that what it refuses leaves no folder behind
+    with _memory_explained(recipe):
+        method = recipe.method.build(recipe.vit)  # first, so that what it refuses leaves no folder behind
     with (
         World.start(recipe.loop) as world,
         SharedRun(world.group, Path(folder), recipe, {**world.describe(), "faces": describe(faces)}) as run,
@@ -102,10 +103,10 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
         refused = ("can't allocate memory", "not enough memory", "out of memory")
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(r in said.lower() for r in refused):
             raise
-        now = recipe.loop.faces_per_micro_batch or recipe.optim.faces_per_step
+        now = recipe.loop.faces_per_micro_batch or recipe.optim.faces_per_step // ranks()
         raise OutOfMemory(
             f"Out of memory with {now} faces in a forward pass ({said or type(error).__name__})",
-            expected="room for the activations of one forward and backward pass",
-            do=f"--loop.faces-per-micro-batch {max(1, now // 2)}; or --loop.activation-checkpointing; both leave the "
-            "learning rate and the faces per step as they are",
+            expected="room for weights, moments and the activations of one forward and backward pass",
+            do=f"--loop.faces-per-micro-batch {max(1, now // 2)}, or --loop.activation-checkpointing: both leave the "
+            "faces per step as they are; where weights alone are too much, --loop.sharding fsdp on several GPUs",
         ) from error

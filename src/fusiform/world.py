@@ -198,6 +198,11 @@ def _usable_threads() -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, usable_cores() // local_ranks())
 
 
+def ranks() -> int:
+    """Ranks of this run on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def local_ranks() -> int:
     """Ranks of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -251,7 +256,7 @@ def _device(asked: str) -> torch.device:
 
 def _own_device(name: str) -> torch.device:
     """This rank's device: GPUs are shared out by the rank on this machine."""
-    if name != "cuda" or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if name != "cuda" or ranks() == 1:
         return torch.device(name)
     index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if index >= count:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tiny
 
 SCRIPT = Path(tiny.__file__)
-Start = Callable[..., list["subprocess.Popen[str]"]]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def start_ranks(folder: Path, ranks: int, jobs: list[str], strict: bool = True) -> list[subprocess.Popen[str]]:
@@ -32,7 +23,7 @@ def start_ranks(folder: Path, ranks: int, jobs: list[str], strict: bool = True) 
     # outside the range from which ports are given away, so that each job's is free
     port, started = 20_000 + os.getpid() * 37 % 11_000 + ranks * 100, []
     for rank in range(ranks):
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
         if ranks > 1:
             env |= {
                 "RANK": str(rank),

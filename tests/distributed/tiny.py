@@ -96,14 +96,17 @@ def main(words: Sequence[str]) -> int:
     for number, job in enumerate(words[2:]):
         name, recipe, changes = job.split(":")
         values = parsed(changes)
-        stop_at = values.pop("stop_at", None)
+        stop_at, fail_at = values.pop("stop_at", None), values.pop("fail_at", None)
         os.environ["MASTER_PORT"] = str(port + number)
 
-        def watch(clock: Any, _row: dict[str, float], stop_at: Any = stop_at, name: str = name) -> None:
+        def watch(clock: Any, _row: Any, stop_at: Any = stop_at, fail_at: Any = fail_at, name: str = name) -> None:
             sys.stdout.write(f"{name} {clock.step}\n")
             sys.stdout.flush()
-            if clock.step == stop_at and clock.rank == int(os.environ.get("WORLD_SIZE", "1")) - 1:
-                os.kill(os.getpid(), 15)  # only one rank is asked
+            if clock.rank == int(os.environ.get("WORLD_SIZE", "1")) - 1:  # the last one only
+                if clock.step == stop_at:
+                    os.kill(os.getpid(), 15)
+                if clock.step == fail_at:
+                    raise MemoryError("no memory left")
 
         try:
             pretrain(tiny(recipe, runs.parent / "other", values), faces, runs / name, watch=watch)

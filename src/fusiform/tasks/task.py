@@ -108,7 +108,9 @@ class SupervisedTask(Protocol):
 
 
 class EmbeddingTask(Protocol):
-    """Nothing is learned: scores of embeddings (N, D), L2-normalised."""
+    """Nothing is learned: scores of embeddings (N, D), L2-normalised, or as they are where the task says `uses_norms =
+    True`. Where its `measurement_notes` have flip "average", a face's embedding is that of the picture plus that of its
+    mirror image."""
 
     @property
     def name(self) -> str: ...

@@ -10,9 +10,12 @@ from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, SetMissing, did_you_mean
 from fusiform.evaluate import Evaluation, compare_to, evaluate, input_size, learns
 from fusiform.protocols import Cosine, Protocol
+from fusiform.public import public_tasks
 from fusiform.report.verdicts import absent
 from fusiform.results import ResultRow
 from fusiform.tasks.action_units import ActionUnits
+from fusiform.tasks.affect import Affect
+from fusiform.tasks.age import Age
 from fusiform.tasks.alignment import Alignment
 from fusiform.tasks.attributes import Attributes
 from fusiform.tasks.expression import Expression
@@ -56,20 +59,25 @@ def cells(
     root: Path | None = None,
     learned: Protocol,
     names: Sequence[str] = (),
+    incomplete: bool = False,
 ) -> list[Cell]:
     """Every task with public labels at hand: on real photos first, then on a set of rendered faces.
+
+    The public sets that are below `root` are found by themselves (`fusiform.public`).
 
     Args:
         rendered: set with exact labels; without one its tasks are left out.
         root: folder of the photo sets; FUSIFORM_DATA by default.
         learned: protocol of the tasks that fit a head; the others compare embeddings.
         names: only these tasks. ConfigError for a name that is none.
+        incomplete: accept public sets whose counts are not the official ones.
     """
     tasks: list[Task] = [
         Alignment(root=root),
         Parsing(root=root),
         Verification(root=root),
         Identification(root=root),
+        *public_tasks(root, incomplete=incomplete),
     ]
     if rendered is not None:
         tasks += [
@@ -79,6 +87,8 @@ def cells(
             ActionUnits(path=rendered),
             Expression(path=rendered),
             Attributes(path=rendered),
+            Affect(path=rendered),
+            Age(path=rendered),
         ]
     known = {task.name for task in tasks}
     for name in names:

@@ -59,6 +59,9 @@ class EvaluateFlags:
     allow_mismatch: tuple[str, ...] = ()
     """Measure although the faces differ from those the encoder was made for in: crop, colour, range, class-map. The
     rows say so."""
+    incomplete: bool = False
+    """Accept public sets whose counts are not the official ones (fusiform doctor FOLDER). The rows count what is
+    missing."""
     out: Path | None = None
     """Where the rows are added; RUN/results.jsonl by default."""
 
@@ -89,7 +92,13 @@ def evaluate(words: list[str]) -> int:
     from fusiform.suite import across, cells
 
     folder = encoder_folder(flags.run)
-    chosen = cells(rendered=flags.rendered, root=flags.photos, learned=flags.learned, names=flags.tasks)
+    chosen = cells(
+        rendered=flags.rendered,
+        root=flags.photos,
+        learned=flags.learned,
+        names=flags.tasks,
+        incomplete=flags.incomplete,
+    )
     measured = measure_all(
         folder,
         chosen if flags.train_on is None else across(chosen, flags.train_on),

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # tests run in parallel processes, each with one thread: faster and steadier than many threads in one
 JOBS ?= 2
 
-.PHONY: help demo demo-long test test-all check bench clean
+.PHONY: help demo demo-long test test-all check bench bench-methods clean
 
 help:
 	@echo "make demo       photos (or rendered faces) to a measured encoder and a report, about 9 minutes on two cores"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-all   the slow ones too"
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      timings, side by side"
+	@echo "make bench-methods  the five methods and two baselines at equal compute, three seeds, about an hour; SEEDS=5 BUDGET=4 goes on"
 	@echo "Variables: PHOTOS=dir (your photos for the demo), OUT=dir (where the demo writes), PYTHON=python3.12"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -42,6 +43,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+# SEEDS and BUDGET may grow in the same OUT: what is there is not computed again
+bench-methods: $(STAMP)
+	$(BIN)/python -m bench.methods --out "$(or $(OUT),bench-methods)" --seeds $(or $(SEEDS),3) --budget $(or $(BUDGET),1)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -38,6 +38,8 @@ class CompareFlags:
     """Training FLOPs of each run, counted as `fusiform show` does."""
     faces: int | None = None
     """Instead: faces seen by each run."""
+    supervised_share: float = 1.0
+    """Share of the budget that the supervised arm may spend on each task, for which it trains a network each."""
     seeds: int = 3
     """Runs of each recipe, from seed 0."""
     rendered: Path | None = None
@@ -75,6 +77,7 @@ def compare(words: list[str]) -> int:
         flags.out / "report.html",
         findings,
         budget=plan.budget.words if plan.budget else "",
+        supervised_share=flags.supervised_share,
         command="fusiform compare " + " ".join(words),
         date=today(),
     )
@@ -94,6 +97,8 @@ def plan_of(flags: CompareFlags) -> Plan:
     arms = parse_arms(flags.arms)
     if flags.seeds < 1:
         raise ConfigError(f"{flags.seeds} seeds", expected="at least 1; 3 or more to say something about methods")
+    if not 0 < flags.supervised_share <= 1:
+        raise ConfigError(f"--supervised-share is {flags.supervised_share}", expected="above 0, at most 1")
     if flags.budget_flops is not None and flags.faces is not None:
         raise ConfigError("Two budgets, in FLOPs and in faces", expected="one", do="leave out --faces")
     budget: Budget | None = None
@@ -106,7 +111,7 @@ def plan_of(flags: CompareFlags) -> Plan:
         from fusiform.errors import did_you_mean
 
         raise ConfigError(f"There is no arm '{flags.reference}'", do=did_you_mean(flags.reference, labels))
-    chosen = {}
+    chosen: dict[tuple[str, str, str], Any] = {}
     for protocol in protocols(flags):
         for cell in cells(rendered=flags.rendered, root=flags.photos, learned=protocol, names=flags.tasks):
             chosen.setdefault((cell.task.name, cell.task.dataset, repr(cell.protocol)), cell)
@@ -121,6 +126,7 @@ def plan_of(flags: CompareFlags) -> Plan:
         faces=faces,
         date=today(),
         say=lambda message: void(sys.stderr.write(message + "\n")),
+        supervised_share=flags.supervised_share,
         watch=Watcher(),
     )
 

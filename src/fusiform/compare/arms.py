@@ -125,12 +125,12 @@ def _parse(spec: str) -> Arm:
         raise ConfigError(
             f"'{spec}' is no recipe, no baseline and no folder with an encoder", do=did_you_mean(first, known)
         )
-    changes = []
+    changes: list[tuple[str, str]] = []
     for change in _BETWEEN.split(",".join(more)) if more else ():
-        path, equals, value = change.partition("=")
+        setting, equals, value = change.partition("=")
         if not equals or not value:
             raise ConfigError(f"The change '{change}' of arm '{spec}'", expected="group.setting=value")
-        changes.append((path, value))
+        changes.append((setting, value))
     return Arm(label or first.replace(":", "-"), "recipe", first, tuple(changes))
 
 

@@ -47,6 +47,8 @@ class Plan:
     """What the arms train on; None where none does."""
     date: str
     say: Say
+    supervised_share: float = 1.0
+    """Share of the budget that the supervised baseline may spend on each task."""
     watch: Callable[[str, Recipe, Clock, dict[str, float]], None] = lambda _label, _recipe, _clock, _row: None
     """Called after each training step."""
 
@@ -145,7 +147,6 @@ def run_cell(plan: Plan, arm: Arm, seed: int, faces: Scored) -> None:
         encoder = Encoder.untrained(plan.network(arm), plan.crop, seed=seed)
     encoder = replace(encoder, name=arm.label)
     cache = FeatureCache(1 << 30)
-    learned = sum(learns(cell.task) for cell in {(c.task.name, c.task.dataset): c for c in plan.cells}.values())
     spent: dict[str, float] = folder.noted("supervised")
     for name, cell in left.items():
         labelled = faces.of(cell, encoder.vit.config.image_size)
@@ -156,7 +157,7 @@ def run_cell(plan: Plan, arm: Arm, seed: int, faces: Scored) -> None:
             if not learns(cell.task):
                 folder.put(name, key_of(cell), Result((), (), {}, "learns no head, so there is nothing to train"))
                 continue
-            protocol, used = from_scratch(plan, encoder.vit.config, labelled, cell, share=1 / learned)
+            protocol, used = from_scratch(plan, encoder.vit.config, labelled, cell)
             spent = {**spent, f"{cell.task.name} on {cell.task.dataset}": used}
         with folder.stage(f"evaluate {name}" if arm.kind != "supervised" else f"train {name}"):
             measured = evaluate(encoder, cell.task, protocol, date=plan.date, seed=seed, cache=cache, faces=labelled)
@@ -193,7 +194,7 @@ def about(plan: Plan, arm: Arm, seed: int) -> dict[str, Any]:
         if arm.kind == "supervised":
             if plan.budget is None:
                 raise ConfigError("The supervised arm trains, and there is no budget", do="--budget-flops 5e13")
-            values |= {"budget": plan.budget.words, "protocol": settings(FROM_SCRATCH)}
+            values |= {"budget": plan.budget.words, "share": plan.supervised_share, "protocol": settings(FROM_SCRATCH)}
     return values
 
 
@@ -259,11 +260,11 @@ def _pretrain(
     return spent
 
 
-def from_scratch(plan: Plan, vit: ViTConfig, labelled: Labelled, cell: Cell, *, share: float) -> tuple[FineTune, float]:
+def from_scratch(plan: Plan, vit: ViTConfig, labelled: Labelled, cell: Cell) -> tuple[FineTune, float]:
     """The supervised baseline's protocol for one task, and the FLOPs that it takes.
 
-    Every task needs a network of its own, so the budget is shared equally among the tasks that learn; of that, as many
-    epochs as `FineTune` takes by default, or as the share pays for, but at least one.
+    Every task needs a network of its own, and each may spend `supervised_share` of the budget: as many epochs as
+    `FineTune` takes by default, or as that pays for, but at least one. The folds of a task share it.
     """
     from fusiform.heads import split_folds
 
@@ -272,7 +273,7 @@ def from_scratch(plan: Plan, vit: ViTConfig, labelled: Labelled, cell: Cell, *, 
     protocol = replace(FROM_SCRATCH, shots=shots)
     faces = sum(len(fold.fit) for fold in split_folds(labelled))
     each = 3 * flops.inference_flops(vit) * faces  # a backward pass is two forward ones: products with two gradients
-    budget = plan.budget.share(share)
+    budget = plan.budget.share(plan.supervised_share)
     affordable = budget.flops / each if isinstance(budget, Flops) else _faces_of(budget) / faces
     epochs = max(1, min(FROM_SCRATCH.epochs, int(affordable)))
     return replace(protocol, epochs=epochs), float(each * epochs)

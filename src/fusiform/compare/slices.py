@@ -48,7 +48,7 @@ def _score(task: Task, measured: Evaluation, rows: NDArray[np.int64]) -> float:
     weight = np.zeros(len(light))
     weight[rows] = 1.0
     embedding = measured.prediction.astype(np.float32)
-    return task.score(embedding, light, weight).get(task.metric, math.nan)  # type: ignore[call-arg, arg-type]
+    return task.score(embedding, light, weight).get(task.metric, math.nan)  # type: ignore[call-arg]
 
 
 def groups(task: Task, faces: Labelled) -> Groups:

@@ -98,7 +98,7 @@ def _over_people(draws: Floats, people: int) -> float:
 
 
 def _estimate(value: float, by_people: float, people: int, arms: Sequence[Sample]) -> Estimate:
-    from scipy.stats import t as student
+    from scipy.special import stdtr, stdtrit
 
     by_seeds = [arm.seed_variance for arm in arms]
     variance = by_people + sum(by_seeds)
@@ -110,8 +110,8 @@ def _estimate(value: float, by_people: float, people: int, arms: Sequence[Sample
     parts = by_people**2 / (people - 1)
     parts += sum(v**2 / (arm.seeds - 1) for v, arm in zip(by_seeds, arms, strict=True) if arm.seeds > 1)
     freedom, error = variance**2 / parts, math.sqrt(variance)
-    half = float(student.ppf(0.5 + LEVEL / 2, freedom)) * error
-    p = float(2 * student.sf(abs(value) / error, freedom))
+    half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * error
+    p = float(2 * stdtr(freedom, -abs(value) / error))
     return Estimate(value, value - half, value + half, p, *errors)
 
 

@@ -56,13 +56,16 @@ class _Part:
     """Parts with too few faces for a score."""
 
 
-def write_comparison(out: Path, findings: Findings, *, budget: str, command: str, date: str) -> Path:
+def write_comparison(
+    out: Path, findings: Findings, *, budget: str, command: str, date: str, supervised_share: float = 1.0
+) -> Path:
     """Write the page to `out` and return it.
 
     Args:
         budget: in words; "" where nothing was trained.
         command: what to type to get here again.
         date: ISO date.
+        supervised_share: of the budget, for each task of the supervised baseline.
     """
     arms = [spent.arm for spent in findings.spent]
     page = {
@@ -79,6 +82,7 @@ def write_comparison(out: Path, findings: Findings, *, budget: str, command: str
         "curves": label_curves(findings.contests),
         "spent": [_spent(each) for each in findings.spent],
         "budget": budget,
+        "share": f"{supervised_share:.0%}" if supervised_share < 1 else "all",
         "parts": [_parts(c, arms) for c in findings.contests if any(c.parts.values())],
         "metrics": sorted({(c.metric, metric_words(c.metric)) for c in findings.contests if metric_words(c.metric)}),
         "family": findings.family,

@@ -89,7 +89,8 @@ def _overlap(shift: int) -> tuple[slice, slice]:
 
 
 def _ncc(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    x, y = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    size = a.shape[1] * a.shape[2]  # and not -1, which numpy cannot tell where there is no pair
+    x, y = a.reshape(len(a), size), b.reshape(len(b), size)
     x = x - x.mean(1, keepdims=True)
     y = y - y.mean(1, keepdims=True)
     below = np.sqrt((x * x).sum(1) * (y * y).sum(1))

@@ -15,16 +15,18 @@ from fusiform.tasks.action_units import ActionUnits
 from fusiform.tasks.affect import Affect
 from fusiform.tasks.age import Age
 from fusiform.tasks.alignment import Alignment
+from fusiform.tasks.binned_verification import BinnedVerification
 from fusiform.tasks.expression import Expression
 from fusiform.tasks.face_attributes import FaceAttributes
 from fusiform.tasks.forgery import Forgery
 from fusiform.tasks.head_pose import HeadPose
 from fusiform.tasks.parsing import Parsing
-from fusiform.tasks.sets import oulu
+from fusiform.tasks.sets import ijb, insightface, oulu
 from fusiform.tasks.sets.folder import data_root
 from fusiform.tasks.sets.known import layout
 from fusiform.tasks.sets.layout import locate
 from fusiform.tasks.task import EmbeddingTask, SupervisedTask
+from fusiform.tasks.template_verification import TemplateVerification
 
 Task = SupervisedTask | EmbeddingTask
 Make = Callable[[Path, bool], list[Task]]
@@ -63,6 +65,8 @@ TASKS: Mapping[tuple[str, ...], Make] = {
     ("morph-2",): lambda r, i: [Age(dataset="morph-2", root=r, incomplete=i)],
     ("faceforensics-c23",): lambda r, i: [Forgery("faceforensics", r, incomplete=i)],
     ("faceforensics-c23", "celeb-df"): lambda r, i: [Forgery("celeb-df", r, incomplete=i)],
+    **{(n,): lambda r, i, n=n: [BinnedVerification(n, r, incomplete=i)] for n in insightface.FILES},  # type: ignore[misc]
+    **{(n,): lambda r, i, n=n: [TemplateVerification(n, r, incomplete=i)] for n in ijb.GALLERIES},  # type: ignore[misc]
     ("oulu-npu",): lambda r, i: [Forgery("oulu-npu", r, protocol=p, incomplete=i) for p in oulu.PROTOCOLS],
 }
 """Sets that must be there -> what can then be measured, given the folder of all sets and whether incomplete sets are

@@ -9,6 +9,7 @@ from pathlib import Path
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, SetMissing, did_you_mean
 from fusiform.evaluate import Evaluation, compare_to, evaluate, input_size, learns
+from fusiform.faces.align import template
 from fusiform.protocols import Cosine, Protocol
 from fusiform.public import public_tasks
 from fusiform.report.verdicts import absent
@@ -18,11 +19,13 @@ from fusiform.tasks.affect import Affect
 from fusiform.tasks.age import Age
 from fusiform.tasks.alignment import Alignment
 from fusiform.tasks.attributes import Attributes
+from fusiform.tasks.binned_verification import BinnedVerification
 from fusiform.tasks.expression import Expression
 from fusiform.tasks.head_pose import HeadPose
 from fusiform.tasks.identification import Identification
 from fusiform.tasks.parsing import Parsing
 from fusiform.tasks.task import EmbeddingTask, SupervisedTask
+from fusiform.tasks.template_verification import TemplateVerification
 from fusiform.tasks.verification import Verification
 
 Task = SupervisedTask | EmbeddingTask
@@ -137,15 +140,19 @@ def measure(
 
     A set that is not there gives a row that says what to type; every other error is raised.
     """
+    task = cell.task
+    if isinstance(task, BinnedVerification | TemplateVerification) and template(trained.crop.template, 112).points:
+        # these sets come with their points, so the faces are cut as the encoder saw faces
+        task = replace(task, template=trained.crop.template)
     try:
-        faces = cell.task.read(input_size(trained, cell.protocol))
+        faces = task.read(input_size(trained, cell.protocol))
     except SetMissing as error:
         say(f"{cell.name}: not available. {error}")
         return Measured(cell, (absent(cell.task.name, cell.task.dataset, str(error), date),))
     before, after = (
         evaluate(
             encoder,
-            cell.task,
+            task,
             cell.protocol,
             date=date,
             seed=seed,

@@ -208,3 +208,16 @@ def test_a_wider_crop_is_filled_with_the_edge(folder: Path) -> None:
     assert np.abs(faces.images[0, 0].astype(int) - faces.images[0, 1].astype(int)).mean() < 3
     with pytest.raises(DataError, match="differ"):
         evaluate(encoder("loose"), BinnedVerification(root=folder, incomplete=True), Cosine(), date="2026-01-01")
+
+
+def test_the_suite_finds_the_file_and_cuts_faces_as_the_encoder_saw_them(folder: Path) -> None:
+    from fusiform.protocols import LinearProbe
+    from fusiform.suite import cells, measure
+
+    found = cells(rendered=None, root=folder, learned=LinearProbe(), names=["verification"], incomplete=True)
+    (cell,) = (each for each in found if each.task.dataset == "lfw")
+    said: list[str] = []
+    measured = measure(cell, encoder("loose"), encoder("loose"), date="2026-01-01", say=said.append)
+    assert not said
+    assert measured.rows[0].measurement["crop"]["template"] == "loose"
+    assert "filled with the edge" in measured.rows[0].note

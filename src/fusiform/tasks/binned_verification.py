@@ -90,6 +90,9 @@ class BinnedVerification:
                 "pairs of one person": sum(same),
                 "pairs of two people": len(same) - sum(same),
                 "pairs resampled for want of names of people": len(same),
+                **(
+                    {} if self.template == "arcface" else {"faces filled with the edge of an arcface crop": len(images)}
+                ),
             },
         )
 

@@ -104,10 +104,10 @@ class _Machine:
         elif name == "LIST":
             stack.append(self.since_mark())
         elif name in ("APPEND", "APPENDS"):
-            items = [stack.pop()] if name == "APPEND" else self.since_mark()
+            more = [stack.pop()] if name == "APPEND" else self.since_mark()
             if not isinstance(stack[-1], list):
                 raise _Refused("it appends to something that is no list")
-            stack[-1] += items
+            stack[-1] += more
         elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
             self.memo[arg] = stack[-1]
         elif name == "MEMOIZE":

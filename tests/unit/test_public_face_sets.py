@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -631,3 +632,28 @@ def test_the_sets_that_are_there_decide_which_tasks_there_are(built: Built, tmp_
         "head-pose",
     }
     assert wanted >= {each.name for each in layouts() if tasks & set(each.tasks)}
+
+
+def test_heads_fitted_on_one_set_are_tested_on_another(built: Built, tmp_path: Path) -> None:
+    from fusiform.crossing import crossed
+
+    for build in (made.make_affectnet, made.make_ferplus, made.make_utkface, made.make_morph):
+        shutil.copytree(built(build), tmp_path, dirs_exist_ok=True)
+    pairs = (
+        (Expression(dataset="affectnet-8", root=tmp_path, incomplete=True), "ferplus", "accuracy", 0.8),
+        (Age(dataset="utkface", root=tmp_path, incomplete=True), "morph-2", "CS@5", 0.5),
+    )
+    for task, dataset, metric, at_least in pairs:
+        other = replace(task, dataset=dataset)
+        faces = crossed(task, other, task.read(16), other.read(16))
+        found = evaluate(untrained(), other, LinearProbe(), date=DATE, resamples=20, faces=faces)
+        assert found.row(metric).value > at_least
+        assert {key.split("/")[0].split(":")[0] for key in found.faces.keys.tolist()} == {dataset}
+
+
+def test_detection_without_folds_is_one_fold(built: Built) -> None:
+    task = ActionUnitDetection("disfa", built(made.make_disfa), incomplete=True)
+    faces = task.read(16)
+    said = np.random.default_rng(0).random(faces.target.shape)
+    together = task.score(said, replace(faces, split=np.full(len(faces), "test")))
+    assert together["f1"] == pytest.approx(task.score(said, faces)["f1_pooled"])

@@ -81,7 +81,10 @@ class ActionUnitDetection:
         said, true = np.asarray(prediction, float) > _THRESHOLD, faces.target == 1
         parts = np.stack([said & true, said & ~true, ~said & true, ~said & ~true], 1) & known[:, None]
         out = np.zeros((len(faces), FOLDS, 4, len(self.units)))
-        fold = np.char.replace(faces.split.astype(str), "fold-", "").astype(np.int64)
+        # after training on another set there are no folds: everybody is tested at once
+        fold = np.array(
+            [int(name.removeprefix("fold-")) if name.startswith("fold-") else 0 for name in faces.split.tolist()]
+        )
         out[np.arange(len(faces)), fold] = parts
         return out.reshape(len(faces), -1)
 

@@ -80,6 +80,8 @@ class Expression:
                 listing = raf_db.read(self.root, incomplete=self.incomplete)
             elif self.dataset == "ferplus":
                 listing = ferplus.read(self.root, incomplete=self.incomplete)
+                if not self.soft_labels:  # else a head fitted on another set could not be tested here
+                    listing = replace(listing, extra={})
             else:
                 listing = affectnet.expression(self.root, len(self.face_classes), incomplete=self.incomplete)
             return labelled(listing, size, train_faces=self.train_faces, test_faces=self.test_faces)

@@ -27,7 +27,7 @@ from fusiform.ledger import KEPT
 
 BOOK_FILE = "book.sqlite.tmp"
 _TABLES = """
-pragma journal_mode = off; pragma synchronous = off; pragma temp_store = file; pragma cache_size = -32000;
+pragma journal_mode = off; pragma synchronous = off; pragma temp_store = file; pragma cache_size = -16000;
 create table fates(name text primary key, size int, mtime int, outcome text, sha text, key text, chunk int)
     without rowid;
 create table fresh(name text primary key, size int, mtime int, outcome text, sha text, key text, chunk int)

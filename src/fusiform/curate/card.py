@@ -273,8 +273,8 @@ def _quoted(text: str) -> str:
 
 def _sheet_rows(faces: FaceSet, count: int) -> list[int]:
     """Keys are hashes, so the smallest keys are a fair draw, and the same one every time."""
-    order = pc.sort_indices(faces.index["key"]).to_pylist()
-    return [int(row) for row in order[:count]]
+    order = pc.sort_indices(faces.index["key"])
+    return [int(row) for row in order[:count].to_pylist()]
 
 
 def _sheet(images: NDArray[np.uint8]) -> str:

@@ -9,6 +9,7 @@ N faces are held as a few numbers each (about 60 bytes), thumbnails in a mapped 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
                 "sha": _sha(table),
                 "unit": _units(table, options),
                 "given": pc.not_equal(pc.fill_null(table["subject"], ""), "").to_numpy(zero_copy_only=False),
-                "keys": np.array([key.encode() for key in table["key"].to_pylist()], "S90"),
+                "keys": np.array([key.encode() for key in table["key"].to_pylist()]),
             }
             for name, values in chosen.items():
                 parts.setdefault(name, []).append(values)
@@ -143,13 +144,9 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
             *(options, none.astype(np.float32), none.astype(np.int64), none.astype(bool), none, none.astype("S1")),
             *({}, starts),
         )
-    # the longest key decides how wide all are
-    width = max(part.dtype.itemsize for part in [np.char.rstrip(k) for k in parts["keys"]])
-    parts["keys"] = [part.astype(f"S{width}") for part in parts["keys"]]
     faces = {name: np.concatenate(values) for name, values in parts.items()}
     parts.clear()
-    thumbs = np.memmap(spool, np.uint8, "r", shape=(count, 2, SIDE * SIDE))
-    seen = Looks(faces["phash"], faces["face_phash"], thumbs, faces["centre"])
+    seen = Looks(faces["phash"], faces["face_phash"], _Thumbs(spool, count), faces["centre"])
     notes: list[str] = []
     unions = Unions(count)
     if options.near_duplicates == "mark":
@@ -168,6 +165,21 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
             unit[row] = _unit(name, options)
     position = _together(unit, faces["sha"], group, copied) / _HALF
     return Judgement(options, faces["quality"], group, copy, position, faces["keys"], subject, starts, tuple(notes))
+
+
+class _Thumbs:
+    """Thumbnails in a mapped file, whose pages are given back after each look at some of them."""
+
+    def __init__(self, file: Path, count: int) -> None:
+        with file.open("rb") as opened:
+            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._rows = np.frombuffer(self._map, np.uint8).reshape(count, 2, SIDE * SIDE)
+
+    def __getitem__(self, at: tuple[NDArray[np.int64], int]) -> NDArray[np.uint8]:
+        found = self._rows[at]
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return found
 
 
 def split_at(position: float, options: CurateOptions) -> str:

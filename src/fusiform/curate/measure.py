@@ -100,11 +100,13 @@ def pose_of(five: Points) -> tuple[float | None, float | None, float | None]:
     side = np.array([unit[1], -unit[0]])  # to the viewer's right where the face is upright
     offset = (nose - eyes) / length
     yaw = float(np.degrees(np.arcsin(np.clip(offset @ side / DEPTH, -1, 1))))
-    pitch = float(np.degrees(np.arcsin(np.clip((NOSE - offset @ unit) / DEPTH, -1, 1))))
+    pitch = float(np.degrees(np.arcsin(np.clip((NOSE - offset @ unit) / LIFT, -1, 1))))
     return yaw, pitch, roll
 
 
-DEPTH = 0.62
-"""How far the nose stands out, over the distance of the line of the eyes from the line of the mouth."""
-NOSE = 0.55
-"""Where between the two lines the nose's tip lies in a level head."""
+DEPTH = 0.574
+"""How far the nose stands out, over the distance of the line of the eyes from the line of the mouth. Fitted on 100
+rendered faces; yaw is then within 3 degrees for half of them and within 12 for nine of ten."""
+NOSE, LIFT = 0.44, 0.7
+"""Where between the two lines the nose's tip lies in a level head, and how far it moves; fitted likewise, on faces up
+to 30 degrees of yaw. Pitch is rough: it correlates at .88 there."""

@@ -122,7 +122,8 @@ def _curate(
             "folders": {**folders, **{label: printable(path) for label, path in labelled.items()}},
             "models": chosen,
             "created": record["created"] if record else today,
-            "deciding": record.get("deciding") if record else None,
+            # what is added is not in the index until the end of this run
+            "deciding": record.get("deciding") if record and not plan.todo else None,
             "notes": record.get("notes", []) if record else [],
         }
         write.write_record(out, record)

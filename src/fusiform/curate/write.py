@@ -17,7 +17,7 @@ from fusiform.curate.book import face_key
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.photo import Photo
 from fusiform.curate.scan import printable
-from fusiform.durable import replace_file, writing
+from fusiform.durable import ASIDE, replace_file, writing
 from fusiform.errors import DataError
 from fusiform.faces.faceset import SHARDS, shard_name
 from fusiform.faces.shards import StoredFace, commit_chunk
@@ -134,7 +134,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / RECORD_FILE
     if not path.exists():
-        foreign = sorted(p.name for p in folder.iterdir() if p.name not in ("lock", RECORD_FILE + ".tmp"))
+        foreign = sorted(p.name for p in folder.iterdir() if p.name != "lock" and not p.name.endswith(ASIDE))
         if foreign:
             raise DataError(
                 f"The folder '{folder}' is not empty and was not made by curate; it holds '{foreign[0]}'",

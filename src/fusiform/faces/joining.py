@@ -29,7 +29,7 @@ from fusiform.ledger import KEPT
 Revise = Callable[[int, pa.Table], pa.Table]
 """(chunk, its ledger rows) -> the rows as they are to be read. Only faces whose row is then kept are in the index, with
 the row's `split` and `subject`."""
-GROUP_ROWS = 1 << 16
+GROUP_ROWS = 1 << 15
 """Rows of the ledger that are written at a time."""
 
 

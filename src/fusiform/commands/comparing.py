@@ -72,12 +72,14 @@ def compare(words: list[str]) -> int:
     from fusiform.compare.tables import write_csv
     from fusiform.report.compare_page import summary_text, write_comparison
 
+    others = at_other_budgets(plan, flags)
     rows, verdicts = write_csv(findings, flags.out)
     page = write_comparison(
         flags.out / "report.html",
         findings,
         budget=plan.budget.words if plan.budget else "",
         supervised_share=flags.supervised_share,
+        others=others,
         command="fusiform compare " + " ".join(words),
         date=today(),
     )
@@ -160,21 +162,51 @@ class Watcher:
 
 def found(plan: Plan, flags: CompareFlags, notes: list[str]) -> Findings:
     """What the cells say so far."""
-    from fusiform.compare.cells import result_name
     from fusiform.compare.findings import find
-    from fusiform.protocols import settings
 
+    folders = {arm.label: {seed: plan.folder(arm, seed) for seed in plan.seeds_of(arm)} for arm in plan.arms}
+    absent = {note.split(": not available")[0] for note in notes}
+    return find(folders, measurements(plan, absent), reference=reference(plan, flags), notes=notes)
+
+
+def at_other_budgets(plan: Plan, flags: CompareFlags) -> dict[str, Findings]:
+    """The same arms where this folder holds them at another budget, whatever seeds are done there."""
+    from fusiform.compare.findings import find
+
+    own = plan.budget.name if plan.budget else ""
+    places = [p for p in sorted((plan.out / "cells").glob("*")) if p.name not in (own, "no-budget")]
+    found = {}
+    for place in places:
+        folders = {
+            arm.label: {int(p.name.removeprefix("seed-")): p for p in sorted((place / arm.label).glob("seed-*"))}
+            for arm in plan.arms
+        }
+        findings = find(
+            {arm: seeds for arm, seeds in folders.items() if seeds}, measurements(plan, set()), reference=""
+        )
+        if findings.contests:
+            found[place.name] = findings
+    return found
+
+
+def reference(plan: Plan, flags: CompareFlags) -> str:
+    """The arm that the others are compared with."""
     labels = [arm.label for arm in plan.arms]
     untrained = [arm.label for arm in plan.arms if arm.kind == "untrained"]
-    reference = flags.reference or (untrained[0] if untrained else labels[0])
-    absent = {note.split(": not available")[0] for note in notes}
+    return flags.reference or (untrained[0] if untrained else labels[0])
+
+
+def measurements(plan: Plan, absent: set[str]) -> list[str]:
+    """Names of the results that every cell should have."""
+    from fusiform.compare.cells import result_name
+    from fusiform.protocols import settings
+
     names = [
         result_name(c.task.name, c.task.dataset, settings(c.protocol))
         for c in plan.cells
         if f"{c.task.name} on {c.task.dataset}" not in absent
     ]
-    folders = {arm.label: {seed: plan.folder(arm, seed) for seed in plan.seeds_of(arm)} for arm in plan.arms}
-    return find(folders, list(dict.fromkeys(names)), reference=reference, notes=notes)
+    return list(dict.fromkeys(names))
 
 
 def void(_value: object) -> None:

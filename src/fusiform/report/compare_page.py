@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from fusiform import __version__
 from fusiform.compare.findings import Contest, Findings, PartScore, Spent, Versus
@@ -24,6 +25,9 @@ from fusiform.report.page import environment
 from fusiform.report.words import metric_words
 
 __all__ = ["summary_text", "write_comparison"]
+
+
+_NONE: Mapping[str, Findings] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,14 @@ class _Part:
 
 
 def write_comparison(
-    out: Path, findings: Findings, *, budget: str, command: str, date: str, supervised_share: float = 1.0
+    out: Path,
+    findings: Findings,
+    *,
+    budget: str,
+    command: str,
+    date: str,
+    supervised_share: float = 1.0,
+    others: Mapping[str, Findings] = _NONE,
 ) -> Path:
     """Write the page to `out` and return it.
 
@@ -66,6 +77,7 @@ def write_comparison(
         command: what to type to get here again.
         date: ISO date.
         supervised_share: of the budget, for each task of the supervised baseline.
+        others: the same arms at other budgets, by the budget's name.
     """
     arms = [spent.arm for spent in findings.spent]
     page = {
@@ -86,6 +98,8 @@ def write_comparison(
         "parts": [_parts(c, arms) for c in findings.contests if any(c.parts.values())],
         "metrics": sorted({(c.metric, metric_words(c.metric)) for c in findings.contests if metric_words(c.metric)}),
         "family": findings.family,
+        "others": list(others),
+        "budgets": _budgets(findings, others),
         "notes": findings.notes,
         "missing": findings.missing,
         "command": figures.hide_places(command),
@@ -94,6 +108,33 @@ def write_comparison(
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, html.encode("utf-8"))
     return out
+
+
+def _budgets(findings: Findings, others: Mapping[str, Findings]) -> list[tuple[Contest, list[tuple[str, list[str]]]]]:
+    """Of each contest, each arm's mean at this budget and at the others, with its seeds."""
+    tables = []
+    for contest in findings.contests:
+        table = []
+        for entry in contest.entries:
+            told = [f"{shown_score(contest, entry)[0]} ({figures.plural(entry.seeds, 'seed')})"]
+            for other in others.values():
+                same = [
+                    e
+                    for c in other.contests
+                    if (c.name, c.protocol, c.metric) == (contest.name, contest.protocol, contest.metric)
+                    for e in c.entries
+                    if e.arm == entry.arm
+                ]
+                told.append(
+                    f"{shown_value(contest, same[0].estimate.value)} ({figures.plural(same[0].seeds, 'seed')})"
+                    if same
+                    else "–"
+                )
+            if any(text != "–" for text in told[1:]):
+                table.append((entry.arm, told))
+        if table:
+            tables.append((contest, table))
+    return tables
 
 
 def _row(contest: Contest, arms: Sequence[str], reference: str) -> _Row:

@@ -315,7 +315,7 @@ def make_aflw2000(root: Path, faces: Sequence[Known]) -> Path:
 
 def make_biwi(root: Path, faces: Sequence[Known], sequences: int = 4) -> Path:
     """Faces in turn over the sequences. The head's centre is put where the picture's eyes are."""
-    folder, focal, depth = root / "hpdb", 150.0, 900.0
+    folder, focal, depth = root / "hpdb", 150.0, 400.0
     axes = np.diag([1.0, -1.0, -1.0])
     shift = np.array([-24.0, 6.0, -13.0])
     for i, one in enumerate(faces):

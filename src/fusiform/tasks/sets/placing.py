@@ -192,7 +192,13 @@ def _cut(
     read: Reader,
     refused: list[str],
 ) -> Arrays:
-    images, matrices, row, copy, mirrored = [], [], [], [], []
+    each = [copies + 1 if face.split == "train" else 1 for face in faces]
+    # written in place: a list of crops and the array made of it would be the set in memory twice
+    images = np.empty((sum(each), size, size, 3), np.uint8)
+    matrices: list[object] = []
+    row: list[int] = []
+    copy: list[int] = []
+    mirrored: list[bool] = []
     lost, by_label = np.zeros(len(faces), np.bool_), np.zeros(len(faces), np.bool_)
     for index, face in enumerate(faces):
         try:
@@ -205,17 +211,17 @@ def _cut(
         found = None if finder is None else _found(finder, pixels, sized, onto)
         by_label[index] = finder is not None and found is None
         exact = found or _on_labels(sized, onto)
-        for number in range(copies + 1 if face.split == "train" else 1):
+        for number in range(each[index]):
             placement = jitter.of(exact, face.key, number)
             flip = number % 2 == 1
             image = crop(pixels, placement)
-            images.append(image[:, ::-1] if flip else image)
+            images[len(row)] = image[:, ::-1] if flip else image
             matrices.append(placement.matrix)
             row.append(index)
             copy.append(number)
             mirrored.append(flip)
     return {
-        "images": np.array(images, np.uint8).reshape(-1, size, size, 3),
+        "images": images[: len(row)],
         "matrices": np.array(matrices, np.float64).reshape(-1, 2, 3),
         "row": np.array(row, np.int64),
         "copy": np.array(copy, np.int64),

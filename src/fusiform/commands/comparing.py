@@ -14,7 +14,7 @@ from fusiform.shots import Fraction
 
 if TYPE_CHECKING:
     from fusiform.compare.findings import Findings
-    from fusiform.compare.running import Plan
+    from fusiform.compare.running import Plan, Scored
 
 ProtocolName = Literal["linear", "knn", "attentive", "fine-tune"]
 
@@ -67,24 +67,37 @@ def compare(words: list[str]) -> int:
     tune_cpu(torch.device("cpu"))
     flags.out.mkdir(parents=True, exist_ok=True)
     plan.say(f"{len(plan.arms)} arms, {len(plan.seeds)} seeds, {len(plan.cells)} measurements, {usable_cores()} cores")
-    scored = run(plan)
-    findings = found(plan, flags, [f"{name}: not available. {why}" for name, why in scored.absent.items()])
-    from fusiform.compare.tables import write_csv
-    from fusiform.report.compare_page import summary_text, write_comparison
+    findings: Findings | None = None
+    places: list[Path] = []
 
-    others = at_other_budgets(plan, flags)
-    rows, verdicts = write_csv(findings, flags.out)
+    def tell(scored: Scored) -> None:
+        nonlocal findings, places
+        findings, places = written(plan, flags, scored, "fusiform compare " + " ".join(words))
+
+    run(plan, tell)
+    assert findings is not None
+    from fusiform.report.compare_page import summary_text
+
+    sys.stdout.write("\n".join([summary_text(findings), *map(str, places)]) + "\n")
+    return 0
+
+
+def written(plan: Plan, flags: CompareFlags, scored: Scored, command: str) -> tuple[Findings, list[Path]]:
+    """The page and the two tables of what there is so far; after each seed, so that a stop leaves something to read."""
+    from fusiform.compare.tables import write_csv
+    from fusiform.report.compare_page import write_comparison
+
+    findings = found(plan, flags, [f"{name}: not available. {why}" for name, why in scored.absent.items()])
     page = write_comparison(
         flags.out / "report.html",
         findings,
         budget=plan.budget.words if plan.budget else "",
         supervised_share=flags.supervised_share,
-        others=others,
-        command="fusiform compare " + " ".join(words),
+        others=at_other_budgets(plan, flags),
+        command=command,
         date=today(),
     )
-    sys.stdout.write(summary_text(findings) + f"\n{page}\n{rows}\n{verdicts}\n")
-    return 0
+    return findings, [page, *write_csv(findings, flags.out)]
 
 
 def plan_of(flags: CompareFlags) -> Plan:

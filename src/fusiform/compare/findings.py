@@ -150,7 +150,7 @@ def find(cells: Cells, names: Sequence[str], *, reference: str, notes: Sequence[
     p_values = [p for _, pending in open_contests for p in pending]
     corrected = iter(holm(p_values))
     contests = tuple(_decided(contest, [next(corrected) for _ in pending]) for contest, pending in open_contests)
-    spent = tuple(_spent(arm, list(seeds.values())) for arm, seeds in cells.items())
+    spent = tuple(_spent(arm, [p for p in seeds.values() if p.is_dir()]) for arm, seeds in cells.items())
     family = sum(math.isfinite(p) for p in p_values)
     return Findings(contests, spent, reference, family, tuple(rows), tuple(notes), tuple(missing))
 

@@ -104,8 +104,8 @@ class Scored:
         return self._held.get(key)
 
 
-def run(plan: Plan) -> Scored:
-    """Do what is not done yet, seed by seed and arm by arm.
+def run(plan: Plan, after_seed: Callable[[Scored], object] = lambda _scored: None) -> Scored:
+    """Do what is not done yet, seed by seed and arm by arm; `after_seed` is called when all arms have one more.
 
     Raises:
         ConfigError: a cell was begun with other settings, or a budget is missing or too small.
@@ -127,6 +127,7 @@ def run(plan: Plan) -> Scored:
         for arm in plan.arms:
             if seed in plan.seeds_of(arm):
                 run_cell(plan, arm, seed, faces)
+        after_seed(faces)
     return faces
 
 

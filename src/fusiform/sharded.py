@@ -13,6 +13,7 @@ file it wrote; the first one seals all of them in the manifest and renames the f
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,16 @@ def read_parts(folder: Path, like: Callable[[str, torch.Size, torch.dtype], Tens
     """
     dcp: Any = importlib.import_module("torch.distributed.checkpoint")  # its types are not exported
 
+    from safetensors import SafetensorError
+
     reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
         stored: Any = reader.read_metadata().state_dict_metadata
         into = {name: like(name, entry.size, entry.properties.dtype) for name, entry in stored.items()}
         together = any(is_sharded(tensor) for tensor in into.values())
-        dcp.load(into, storage_reader=reader, no_dist=not together)
-    except (dcp.api.CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process.*")
+            dcp.load(into, storage_reader=reader, no_dist=not together)
+    except (SafetensorError, dcp.api.CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
         raise DataError(f"Cannot read the checkpoint {folder}: {str(error).splitlines()[0]}") from error
     return into

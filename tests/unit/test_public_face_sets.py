@@ -15,7 +15,7 @@ from labelled_faces import untrained
 
 from fusiform.errors import ConfigError, DataError, SetMissing
 from fusiform.evaluate import Evaluation, evaluate
-from fusiform.protocols import LinearProbe
+from fusiform.protocols import FineTune, LinearProbe
 from fusiform.tasks.action_unit_detection import ActionUnitDetection
 from fusiform.tasks.action_units import ActionUnits
 from fusiform.tasks.affect import Affect
@@ -657,3 +657,30 @@ def test_detection_without_folds_is_one_fold(built: Built) -> None:
     said = np.random.default_rng(0).random(faces.target.shape)
     together = task.score(said, replace(faces, split=np.full(len(faces), "test")))
     assert together["f1"] == pytest.approx(task.score(said, faces)["f1_pooled"])
+
+
+def test_a_trained_head_learns_nothing_from_what_is_undefined(built: Built) -> None:
+    import torch
+
+    from fusiform.answers import AnswerGoal
+
+    task = FaceAttributes("maad-face", built(made.make_maad), incomplete=True)
+    faces = task.read(16)
+    goal = AnswerGoal(task, 47, 2)
+    target = goal.target(faces, np.zeros(len(faces), np.bool_))
+    assert int(torch.isnan(target).sum()) == 20
+    raw = torch.randn(target.shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = goal.loss(raw, target)
+    loss.backward()
+    unknown = torch.isnan(target)
+    assert raw.grad is not None
+    assert (raw.grad[unknown] == 0).all()
+    assert (raw.grad[~unknown] != 0).all()
+    p, t = torch.sigmoid(raw.detach())[~unknown].double(), target[~unknown].double()
+    assert loss.item() == pytest.approx(float(-(t * p.log() + (1 - t) * (1 - p).log()).mean()), rel=1e-5)
+    nobody = goal.loss(raw, torch.full_like(target, float("nan")))
+    assert nobody.item() == 0
+    tuned = FineTune(epochs=30, faces_per_step=16, lr_per_256=2e-2)
+    found = evaluate(untrained(), task, tuned, date=DATE, resamples=10, faces=faces)
+    assert found.row("accuracy_mean").value > 0.85
+    assert 0 <= found.prediction.min() <= found.prediction.max() <= 1

@@ -65,6 +65,9 @@ class ActionUnitDetection:
         """(N, units) 0 or 1; where a unit is not coded, its mean (see `fusiform.tasks.sets.listing.labelled`)."""
         return filled(faces)
 
+    def known(self, faces: Labelled) -> NDArray[np.bool_]:
+        return np.asarray(np.isfinite(np.asarray(faces.target, float)))
+
     def decode(self, output: NDArray[np.float32], faces: Labelled, grid: int) -> Array:
         return np.asarray(output, np.float32)
 
@@ -77,7 +80,7 @@ class ActionUnitDetection:
 
     def tally(self, prediction: Array, faces: Labelled) -> NDArray[np.float64]:
         """(N, 3·4·units): hit, false alarm, miss and right refusal of every unit, in the columns of the face's fold."""
-        known = np.isfinite(np.asarray(faces.target, float))
+        known = self.known(faces)
         said, true = np.asarray(prediction, float) > _THRESHOLD, faces.target == 1
         parts = np.stack([said & true, said & ~true, ~said & true, ~said & ~true], 1) & known[:, None]
         out = np.zeros((len(faces), FOLDS, 4, len(self.units)))

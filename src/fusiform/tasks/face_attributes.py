@@ -70,6 +70,9 @@ class FaceAttributes:
         """(N, attributes) 0 or 1; where undefined, the mean (see `fusiform.tasks.sets.listing.labelled`)."""
         return filled(faces)
 
+    def known(self, faces: Labelled) -> NDArray[np.bool_]:
+        return np.asarray(np.isfinite(np.asarray(faces.target, float)))
+
     def decode(self, output: NDArray[np.float32], faces: Labelled, grid: int) -> Array:
         """(N, attributes) scores, yes above .5."""
         return np.asarray(output, np.float32)
@@ -83,7 +86,7 @@ class FaceAttributes:
 
     def tally(self, prediction: Array, faces: Labelled) -> NDArray[np.float64]:
         """(N, 4·attributes): hit, false alarm, miss and right refusal of every attribute."""
-        known = np.isfinite(np.asarray(faces.target, float))
+        known = self.known(faces)
         said, true = np.asarray(prediction, float) > _THRESHOLD, faces.target == 1
         parts = [said & true, said & ~true, ~said & true, ~said & ~true]
         return np.concatenate([np.asarray(part & known, float) for part in parts], 1)

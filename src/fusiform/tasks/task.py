@@ -193,3 +193,14 @@ class Turned(Protocol):
 
     @property
     def rotation_columns(self) -> int: ...
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """A supervised task of yes-or-no questions: its encoded targets (N, T) are 1 or 0, and not all are known."""
+
+    def encode(self, faces: Labelled, grid: int) -> NDArray[np.float32]: ...
+
+    def known(self, faces: Labelled) -> NDArray[np.bool_]:
+        """(N, T) which questions have an answer; the others are neither trained on nor scored."""
+        ...

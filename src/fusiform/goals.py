@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusiform.answers import AnswerGoal
 from fusiform.errors import ConfigError
 from fusiform.faces.parsing_map import mirrored_map
 from fusiform.nn.dense_heatmap import gaussian_maps, soft_argmax
 from fusiform.nn.rotation import rotation_of_columns
 from fusiform.protocols import AttentiveProbe, Dense, FineTune, Head
-from fusiform.tasks.task import Classified, Labelled, Mapped, Mirrored, Pointed, SupervisedTask, Turned
+from fusiform.tasks.task import Answered, Classified, Labelled, Mapped, Mirrored, Pointed, SupervisedTask, Turned
 
 Rows = NDArray[np.int64]
 Net = Literal["vector", "upernet"]
@@ -69,6 +70,8 @@ def goal_of(
         return TurnGoal(task, grid)
     if isinstance(task, Classified):
         return ClassGoal(task, outputs, grid, protocol.label_smoothing)
+    if isinstance(task, Answered):
+        return AnswerGoal(task, outputs, grid)
     centre, spread = statistics(task, faces, fit, grid)
     return ValueGoal(task, outputs, grid, centre, spread)
 

@@ -68,7 +68,7 @@ def attend(
         Diverged: the loss of every head has become infinite or undefined.
     """
     config = encoder.vit.config
-    goal = goal_of(task, protocol, faces, fit, config.grid, config.image_size)
+    goal = goal_of(task, protocol, faces, fit, config.grid)
     whole = goal.net == "vector" and task.features != "patches"
     tokens = _tokens(encoder, protocol, goal, faces, whole=whole, batch=batch, device=device, cache=cache)
     steps = math.ceil(len(fit) / protocol.faces_per_step)

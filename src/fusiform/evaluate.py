@@ -125,10 +125,10 @@ def evaluate(
         class_maps=(str(encoder.card.get("class_map", "")), str(task.measurement_notes.get("class_map", ""))),
         allow=allow_mismatch,
     )
-    held = SHARED_CACHE if cache is None else cache
+    held, pixels = SHARED_CACHE if cache is None else cache, faces.images
 
     def features(form: Features, layer: int | None, mirrored: bool = False) -> NDArray[np.float32]:
-        images = faces.images[:, :, ::-1] if mirrored else faces.images
+        images = pixels[:, :, ::-1] if mirrored else pixels
         return embed(shown, images, features=form, layer=layer, batch=batch, device=device, cache=held)
 
     form = read_out(protocol, encoder.pooling, task.features if learns(task) else "pooled")
@@ -146,9 +146,11 @@ def evaluate(
         if not isinstance(protocol, KNN):
             notes += _choice_notes(faces, protocol)
         if isinstance(protocol, FineTune | AttentiveProbe):
-            from fusiform.goals import head_of
+            from fusiform.goals import head_of, warp_of
 
             described["head"] = head_of(task, protocol)
+            if (warp := warp_of(protocol)) is not None:
+                faces = replace(faces, images=warp.images(faces.images))
             if protocol.select == "best-on-test":
                 folds = [replace(fold, choose=fold.test) for fold in folds]
         if isinstance(protocol, FineTune):

@@ -44,24 +44,27 @@ class Tuned(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 -> (B, T), or (B, P, T) for "patches"."""
-        tokens = self.vit(images)
+        tokens: Tensor = self.vit(images)
         if self.features == "cls":
-            return self.head(self.fc_norm(tokens[:, 0]))
+            return self._answer(self.fc_norm(tokens[:, 0]))
         if self.features == "cls+pooled":
             both = torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
-            return self.head(self.fc_norm(both).flatten(1))
-        return self.read(tokens if self.features == "cls+concat" else tokens[:, 1:])
+            return self._answer(self.fc_norm(both).flatten(1))
+        return self.read(tokens[:, 1:])
 
     def read(self, tokens: Tensor) -> Tensor:
         """Patch tokens (B, P, D), or all of them for "cls+concat", -> (B, T), or (B, P, T) for "patches"."""
         if self.features == "pooled":
-            return self.head(self.fc_norm(tokens.mean(1)))
+            return self._answer(self.fc_norm(tokens.mean(1)))
         tokens = self.fc_norm(tokens)
         if self.features in ("concat", "cls+concat"):
             # Over P, so that a head with the same weights for every patch is the pooled head, and a step of Adam moves
             # the output as far as it does there.
             tokens = tokens.flatten(1) / tokens.shape[1]
-        out: Tensor = self.head(tokens)
+        return self._answer(tokens)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x)
         return out
 
 
@@ -105,7 +108,7 @@ def fine_tune(
         Diverged: a loss is not finite.
     """
     config = encoder.vit.config
-    goal = goal_of(task, protocol, faces, fit, config.grid, config.image_size)
+    goal = goal_of(task, protocol, faces, fit, config.grid)
     steps = math.ceil(len(fit) / protocol.faces_per_step)
     run = _Run(protocol, steps, seed, round(protocol.head_first * protocol.epochs))
     with torch.random.fork_rng(devices=[]):
@@ -186,11 +189,11 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _set_mode(model: nn.Module, free: list[nn.Parameter], *, head_only: bool) -> None:
+def _set_mode(model: Tuned | Tapped, free: list[nn.Parameter], *, head_only: bool) -> None:
     """Training mode; while the head alone trains, the encoder is as it is in use."""
     model.train()
     if head_only:
-        model.vit.eval()  # type: ignore[operator]
+        model.vit.eval()
     for parameter in free:
         parameter.requires_grad_(not head_only)
         parameter.grad = None

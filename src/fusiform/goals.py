@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from fusiform.answers import AnswerGoal
 from fusiform.errors import ConfigError
 from fusiform.faces.parsing_map import mirrored_map
+from fusiform.faces.tanh_warp import TanhWarp
 from fusiform.nn.dense_heatmap import gaussian_maps, soft_argmax
 from fusiform.nn.rotation import rotation_of_columns
 from fusiform.protocols import AttentiveProbe, Dense, FineTune, Head
@@ -32,9 +33,12 @@ Net = Literal["vector", "upernet"]
 class Goal(Protocol):
     """What a head is trained for."""
 
-    net: Net
-    outputs: int
-    """Numbers for each face (or patch), or maps."""
+    @property
+    def net(self) -> Net: ...
+    @property
+    def outputs(self) -> int:
+        """Numbers for each face (or patch), or maps."""
+        ...
 
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
         """What is asked of faces (B) of which those in `flipped` are shown mirrored."""
@@ -47,14 +51,12 @@ class Goal(Protocol):
         ...
 
 
-def goal_of(
-    task: SupervisedTask, protocol: FineTune | AttentiveProbe, faces: Labelled, fit: Rows, grid: int, side: int
-) -> Goal:
+def goal_of(task: SupervisedTask, protocol: FineTune | AttentiveProbe, faces: Labelled, fit: Rows, grid: int) -> Goal:
     """The goal of a task under a protocol.
 
     Args:
         fit: rows of `faces` that are trained on, whose statistics scale the targets.
-        grid: patches along a side. side: of the crops.
+        grid: patches along a side.
 
     Raises:
         ConfigError: the head does not suit the task.
@@ -63,9 +65,14 @@ def goal_of(
     outputs = np.asarray(task.encode(faces.rows(fit[:1]), grid)).shape[-1]
     if head == "upernet":
         assert isinstance(task, Mapped)
-        return MapGoal(task.classes, round(math.sqrt(outputs / len(task.classes))), grid, side)
+        return MapGoal(task.classes, round(math.sqrt(outputs / len(task.classes))), grid, warp_of(protocol))
     if head == "heatmap":
-        return PointGoal(task, outputs // 2, grid, protocol.dense)
+        return PointGoal(task, outputs // 2, grid, protocol.dense, warp_of(protocol))
+    if protocol.tanh_warp is not None:
+        raise ConfigError(
+            f"A tanh warp for {task.name} with a head of the kind '{head}'",
+            expected="a head that answers in the picture: upernet, heatmap",
+        )
     if head == "rotation-6d":
         return TurnGoal(task, grid)
     if isinstance(task, Classified):
@@ -74,6 +81,11 @@ def goal_of(
         return AnswerGoal(task, outputs, grid)
     centre, spread = statistics(task, faces, fit, grid)
     return ValueGoal(task, outputs, grid, centre, spread)
+
+
+def warp_of(protocol: FineTune | AttentiveProbe) -> TanhWarp | None:
+    """How faces are bent before they are shown."""
+    return None if protocol.tanh_warp is None else TanhWarp(protocol.tanh_warp)
 
 
 def head_of(task: SupervisedTask, protocol: FineTune | AttentiveProbe) -> Head:
@@ -202,11 +214,13 @@ class PointGoal:
     outputs: int
     grid: int
     dense: Dense
+    warp: TanhWarp | None = None
     net: Net = "upernet"
 
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
         encoded = _encoded(self.task, faces, self.grid, flipped)
-        return (encoded.unflatten(-1, (-1, 2)) + 1) / 2
+        points = (encoded.reshape(len(encoded), -1, 2) + 1) / 2
+        return points if self.warp is None else torch.from_numpy(self.warp.warped(points.numpy())).float()
 
     def _maps(self, raw: Tensor) -> Tensor:
         size = (self.dense.heatmap_size,) * 2
@@ -216,10 +230,14 @@ class PointGoal:
         maps = self._maps(raw)
         asked = gaussian_maps(target, self.dense.heatmap_size, self.dense.heatmap_radius)
         distance = torch.linalg.vector_norm(soft_argmax(maps) - target, dim=-1).mean()
-        return distance + F.binary_cross_entropy_with_logits(maps, asked)
+        loss: Tensor = distance + F.binary_cross_entropy_with_logits(maps, asked)
+        return loss
 
     def answer(self, raw: Tensor) -> Tensor:
-        return (soft_argmax(self._maps(raw)) * 2 - 1).flatten(1)
+        points = soft_argmax(self._maps(raw))
+        if self.warp is not None:
+            points = torch.from_numpy(self.warp.unwarped(points.cpu().numpy())).to(points)
+        return (points * 2 - 1).flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +247,7 @@ class MapGoal:
     classes: tuple[int, ...]
     cells: int
     grid: int
-    side: int
+    warp: TanhWarp | None = None
     net: Net = "upernet"
 
     @property
@@ -240,6 +258,8 @@ class MapGoal:
         maps = np.array(faces.target, np.uint8)
         if flipped.any():
             maps[flipped] = mirrored_map(maps[flipped])
+        if self.warp is not None:
+            maps = self.warp.maps(maps)
         index = np.full(256, -100, np.int64)
         index[list(self.classes)] = np.arange(len(self.classes))
         return torch.from_numpy(index[maps])
@@ -252,6 +272,12 @@ class MapGoal:
     def answer(self, raw: Tensor) -> Tensor:
         """(B, P, cells * cells * C): probabilities in the cells of each patch, for the task to interpolate."""
         side = self.grid * self.cells
-        logits = F.interpolate(raw, size=(side, side), mode="bilinear", align_corners=False)
-        cut = logits.unflatten(2, (self.grid, self.cells)).unflatten(4, (self.grid, self.cells))
-        return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        if self.warp is None:
+            logits = F.interpolate(raw, size=(side, side), mode="bilinear", align_corners=False)
+        else:
+            places = torch.from_numpy(self.warp.warped((np.arange(side) + 0.5) / side)).to(raw) * 2 - 1
+            y, x = torch.meshgrid(places, places, indexing="ij")
+            where = torch.stack([x, y], -1).expand(len(raw), -1, -1, -1)
+            logits = F.grid_sample(raw, where, mode="bilinear", padding_mode="border", align_corners=False)
+        cut = logits.reshape(len(raw), -1, self.grid, self.cells, self.grid, self.cells)
+        return cut.permute(0, 2, 4, 3, 5, 1).reshape(len(raw), self.grid**2, -1)

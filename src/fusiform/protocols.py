@@ -184,6 +184,9 @@ class AttentiveProbe:
     """Settings of dense heads."""
     input_size: int | None = None
     """Side of the faces it is shown; positions are interpolated where that is not the encoder's own, which None is."""
+    tanh_warp: float | None = None
+    """Factor of the tanh warp (FaRL: .8) of what is shown, for dense heads; points and maps are unwarped again before
+    they are scored. None shows crops as they are."""
     select: Select = "val"
     """Whose faces choose learning rate and epoch."""
     shots: FewLabels = None
@@ -258,6 +261,9 @@ class FineTune:
     """Settings of dense heads."""
     input_size: int | None = None
     """Side of the faces it is shown; positions are interpolated where that is not the encoder's own, which None is."""
+    tanh_warp: float | None = None
+    """Factor of the tanh warp (FaRL: .8) of what is shown, for dense heads; points and maps are unwarped again before
+    they are scored. None shows crops as they are."""
     select: Select = "val"
     """Whose faces choose the epoch."""
     shots: FewLabels = None
@@ -298,10 +304,11 @@ FARL_PARSING = FineTune(
     ema=0.999,
     head="upernet",
     input_size=448,
+    tanh_warp=0.8,
 )
 """FaRL's face parsing: 448 pixels, UPerNet at 1e-3 on an encoder at 1e-4, a tenth from epoch 200 of 300. Its own
 numbers are the best epoch on test; ours choose on val."""
-FARL_ALIGNMENT = replace(FARL_PARSING, epochs=150, head="heatmap", head_lr=100.0, schedule="constant")
+FARL_ALIGNMENT = replace(FARL_PARSING, epochs=150, head="heatmap", head_lr=100.0, schedule="constant", tanh_warp=None)
 """FaRL's face alignment: heatmaps at 1e-2, 150 epochs (WFLW, AFLW-19; 300W takes 250)."""
 
 Protocol = Cosine | KNN | LinearProbe | AttentiveProbe | FineTune

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from drawn_tasks import SHAPE, Dots, Drawn, Regions, Sides, Turns, encoder
+from drawn_tasks import SHAPE, Dots, Drawn, Regions, Sides, Turns, disks, encoder
 
 from fusiform.embedding import FeatureCache
 from fusiform.errors import ConfigError
 from fusiform.evaluate import Evaluation, evaluate
-from fusiform.goals import MapGoal, head_of
+from fusiform.faces.tanh_warp import TanhWarp
+from fusiform.goals import MapGoal, PointGoal, head_of
 from fusiform.nn.averaging import moving_average
 from fusiform.nn.dense_heatmap import gaussian_maps, soft_argmax
 from fusiform.nn.dense_upernet import UPerNet, usual_taps
@@ -41,6 +42,7 @@ def measured(task: Drawn, protocol: Protocol, seed: int = 0) -> Evaluation:
         (Regions(), replace(PROBE, epochs=16), "upernet", 0.04),  # no disk anywhere gives .23
         (Regions(), replace(TUNE, head="by-task"), "upernet", 0.04),
         (Regions(), replace(PROBE, head="linear"), "linear", 0.05),
+        (Dots(), replace(PROBE, head="heatmap", tanh_warp=0.8), "heatmap", 0.06),
         (Turns(), replace(PROBE, head="rotation-6d", epochs=60, lrs=(1e-2,)), "rotation-6d", 26.0),  # frontal: 38
         (Turns(), replace(TUNE, head="by-task", features="concat"), "rotation-6d", 8.0),
     ],
@@ -189,7 +191,7 @@ def test_taps_are_farls_and_upernet_has_four_times_the_grid() -> None:
 def test_maps_are_cut_into_patches_as_the_task_encodes_them() -> None:
     task = Regions()
     faces = task.read(32)
-    goal = MapGoal(task.classes, 4, 4, 32)
+    goal = MapGoal(task.classes, 4, 4)
     target = goal.target(faces, np.zeros(len(faces), np.bool_))
     assert set(target.unique().tolist()) == {-100, 0, 1}
     logits = torch.stack([(target == c).float() for c in (0, 1)], 1)  # perfect logits at the crop's own size
@@ -198,6 +200,49 @@ def test_maps_are_cut_into_patches_as_the_task_encodes_them() -> None:
     assert goal.loss(logits * 50, target).item() < 1e-6
     blank = torch.full_like(target, -100)
     assert goal.loss(logits, blank).item() == 0
+
+
+def test_the_tanh_warp_has_the_published_form_and_an_inverse() -> None:
+    warp = TanhWarp(0.8)
+    # u = .1 in the straight fifth; u = 1, the crop's edge: .2 + .8 tanh(1) = .80928; u = 3: .2 + .8 tanh(3.5) = .99854
+    places = np.array([0.5, 0.55, 1.0, 2.0, 0.0])
+    np.testing.assert_allclose(warp.warped(places) * 2 - 1, [0, 0.1, 0.809275, 0.998542, -0.809275], atol=1e-6)
+    wild = np.random.default_rng(0).uniform(-1, 2, (50, 2))
+    for bent in (warp, TanhWarp(0.3, region=0.7), TanhWarp(1.0)):
+        np.testing.assert_allclose(bent.unwarped(bent.warped(wild)), wild, atol=1e-4)
+    ends = warp.warped(np.linspace(-3, 4, 1000))
+    assert (np.diff(ends) > 0).all()
+    assert 0 < ends.min() < ends.max() < 1
+    with pytest.raises(ConfigError, match="factor 0"):
+        TanhWarp(0)
+
+
+def test_pictures_and_maps_are_bent_as_points_are() -> None:
+    warp = TanhWarp(0.8)
+    centre = np.array([[0.7, 0.4]])
+    inside = disks(centre, 3.0, 128)
+    shown = np.repeat(inside[..., None], 3, -1).astype(np.uint8) * 255
+    for bent, share in ((warp.images(shown)[0, :, :, 0], 255), (warp.maps(inside.astype(np.uint8))[0] == 1, 1)):
+        y, x = np.nonzero(bent >= share * 0.5)
+        found = np.array([x.mean(), y.mean()]) / 128 + 0.5 / 128
+        np.testing.assert_allclose(found, warp.warped(centre[0]), atol=0.01)
+    assert warp.maps(inside.astype(np.uint8))[0, 0, 0] == 255  # beyond the crop
+    np.testing.assert_array_equal(warp.images(shown[:, :, ::-1]), warp.images(shown)[:, :, ::-1])
+
+
+def test_bent_faces_are_scored_unbent() -> None:
+    task = Regions()
+    faces = task.read(32)
+    goal = MapGoal(task.classes, 4, 4, TanhWarp(0.8))
+    target = goal.target(faces, np.zeros(len(faces), np.bool_))
+    logits = torch.stack([(target == c).float() for c in (0, 1)], 1)
+    assert task.score(task.decode(goal.answer(logits).numpy(), faces, 4), faces)["error"] < 0.05
+    points = PointGoal(Dots(), 1, 4, DENSE, TanhWarp(0.8))
+    asked = points.target(Dots().read(32), np.zeros(192, np.bool_))
+    drawn = torch.logit(gaussian_maps(asked, 32, 4.0).clamp(1e-6, 1 - 1e-6))
+    np.testing.assert_allclose((points.answer(drawn).numpy() + 1) / 2, Dots().read(32).target, atol=0.01)
+    with pytest.raises(ConfigError, match="upernet, heatmap"):
+        measured(Dots(), replace(PROBE, tanh_warp=0.8))
 
 
 def test_the_moving_average_follows_and_then_holds() -> None:
@@ -219,7 +264,7 @@ def test_the_encoder_stands_still_while_the_head_goes_first() -> None:
 
     protocol = replace(TUNE, head_first=0.5, head_lr=10.0, ema=0.9)
     faces = Sides().read(32)
-    goal = goal_of(Sides(), protocol, faces, np.arange(20), 4, 32)
+    goal = goal_of(Sides(), protocol, faces, np.arange(20), 4)
     model = _model(encoder(), Sides(), protocol, goal)
     free = [p for p in model.vit.parameters() if p.requires_grad]
     assert len(free) == sum(1 for n, _ in model.vit.named_parameters() if n != "pos_embed")

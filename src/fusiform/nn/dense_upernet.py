@@ -75,7 +75,7 @@ class UPerNet(nn.Module):
     def forward(self, tokens: list[Tensor]) -> Tensor:
         """Four times (B, g·g, D), without class token -> (B, K, 4g, 4g)."""
         side = round(tokens[0].shape[1] ** 0.5)
-        *fine, coarse = self.pyramid([t.transpose(1, 2).unflatten(2, (side, side)) for t in tokens])
+        *fine, coarse = self.pyramid([t.transpose(1, 2).reshape(len(t), -1, side, side) for t in tokens])
         context = [_resized(pool(coarse), coarse) for pool in self.pooled]
         levels = [self.bottleneck(torch.cat([coarse, *context], 1))]
         for lateral, x in zip(reversed(self.lateral), reversed(fine), strict=True):

@@ -282,6 +282,25 @@ def test_a_detector_places_crops_and_labels_catch_what_it_misses(tmp_path, faces
     np.testing.assert_allclose(found.target, by_label.target, atol=0.2)
 
 
+def test_points_that_coincide_leave_the_box(tmp_path, faces, monkeypatch):
+    made.make_300w(tmp_path, faces)
+    path = tmp_path / "300W/ibug/image_0000.pts"
+    made.write_pts(path, np.repeat(faces[5].points[:1], 68, 0))
+    with pytest.raises(DataError, match=r"The labels of '300w/ibug/image_0000' place no crop: The box .* is empty"):
+        Alignment("300w", path=tmp_path, incomplete=True).read(32)
+    folder = made.make_aflw(tmp_path, faces, [3, 1, 4, 2, 8, 5, 7, 6])
+    read = aflw19.read(folder)
+    read.faces[4].face.points5[:] = 50.0
+    of = replace(alignment.PUBLIC["aflw-19"], read=lambda _: read)
+    monkeypatch.setitem(alignment.PUBLIC, "aflw-19", of)
+    found = Alignment("aflw-19", path=tmp_path, incomplete=True, jitter=NO_JITTER).read(64)
+    assert len(found) == 8
+    assert found.notes["faces whose points coincide, placed on their box"] == 1
+    inside = found.target[4]
+    assert ((inside > 0) & (inside < 64)).all()
+    assert inside[10, 0] - inside[7, 0] > 0  # upright, not mirrored
+
+
 def test_a_probe_runs_on_a_public_set(tmp_path, faces, monkeypatch):
     made.make_wflw(tmp_path, faces, test=3)
     whole(monkeypatch, "wflw", train=5, test=3)

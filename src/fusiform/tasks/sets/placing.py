@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 Placing = Literal["labels", "detector"]
 LABELLED = "labelled-points"
 """`Crop.detector` where the labels place the crop."""
-CODE = 1
+CODE = 2
 """Part of the cache key. Raise it when the same inputs give other crops."""
 
 
@@ -162,10 +162,12 @@ def cut_placed(
     lost = np.flatnonzero(arrays.pop("lost"))
     if len(lost) and not incomplete:
         raise _unreadable(name, refused or [str(faces[i].path) for i in lost.tolist()])
-    by_label = arrays.pop("by_label")
+    by_label, by_box = arrays.pop("by_label"), arrays.pop("by_box")
     notes = {"labelled faces": len(faces)}
     if len(lost):
         notes["faces whose picture cannot be read, left out"] = len(lost)
+    if by_box.any():
+        notes["faces whose points coincide, placed on their box"] = int(by_box.sum())
     if placed == "detector":
         notes["faces that no detector found, placed on their labels"] = int(by_label.sum())
     for note, count in notes.items():
@@ -199,7 +201,7 @@ def _cut(
     row: list[int] = []
     copy: list[int] = []
     mirrored: list[bool] = []
-    lost, by_label = np.zeros(len(faces), np.bool_), np.zeros(len(faces), np.bool_)
+    lost, by_label, by_box = (np.zeros(len(faces), np.bool_) for _ in range(3))
     for index, face in enumerate(faces):
         try:
             pixels = read(face)
@@ -210,7 +212,9 @@ def _cut(
         sized = face.sized(pixels.shape[1], pixels.shape[0])
         found = None if finder is None else _found(finder, pixels, sized, onto)
         by_label[index] = finder is not None and found is None
-        exact = found or _on_labels(sized, onto)
+        exact = found
+        if exact is None:
+            exact, by_box[index] = _on_labels(sized, onto)
         for number in range(each[index]):
             placement = jitter.of(exact, face.key, number)
             flip = number % 2 == 1
@@ -228,12 +232,19 @@ def _cut(
         "mirrored": np.array(mirrored, np.bool_),
         "lost": lost,
         "by_label": by_label,
+        "by_box": by_box,
     }
 
 
-def _on_labels(face: PlacedFace, onto: str) -> Placement:
+def _on_labels(face: PlacedFace, onto: str) -> tuple[Placement, bool]:
+    """On the labelled points; on the box where there are none or where they coincide, and whether that was so."""
     try:
-        return place_box(face.box, onto) if face.points5 is None else place(face.points5, onto)
+        if face.points5 is not None:
+            return place(face.points5, onto), False
+    except DataError:
+        pass
+    try:
+        return place_box(face.box, onto), face.points5 is not None
     except DataError as error:
         raise DataError(f"The labels of '{face.key}' place no crop: {error.what}", expected=error.expected) from error
 

@@ -115,11 +115,12 @@ class ImportFlags:
 
     file: Annotated[Path, tyro.conf.Positional]
     """A .pth, .pt, .bin or .safetensors file."""
-    family: str
-    """Where it comes from: mae, mae-face, mcf, mcf-student, lafs, camd, moco-v3, dino, dinov2, timm-vit, timm-vit-half
-    (the last with pixel mean and deviation .5)."""
     out: Path
     """Folder of the encoder."""
+    family: str | None = None
+    """Where it comes from: mae, mae-face, fsfm, farl, clip, open-clip, mcf, mcf-student, lafs, camd, siameseim,
+    moco-v3, dino, dinov2, timm-vit, timm-vit-half (the last with pixel mean and deviation .5). None: what the names
+    of its entries say; where several families have them, they are listed."""
     template: str = "loose"
     """Crop template of the faces that it will be shown; releases do not say theirs."""
     heads: int | None = None
@@ -134,10 +135,14 @@ def import_weights(words: list[str]) -> int:
     encoder = import_encoder(flags.file, flags.family, template=flags.template, heads=flags.heads)
     encoder.save(flags.out)
     shape, groups = encoder.vit.config, sorted({name.split(".")[0] for name in encoder.card["left_out"]})
+    taken = encoder.card["entries"] - len(encoder.card["left_out"])
     sys.stdout.write(
-        f"{flags.out}: ViT {shape.width} x {shape.depth}, patches of {shape.patch_size}, {shape.image_size} pixels, "
+        f"{flags.out}: family {encoder.name}\n"
+        f"    ViT {shape.width} x {shape.depth}, patches of {shape.patch_size}, {shape.image_size} pixels, "
         f"{shape.heads} heads\n"
         f"    licence: {encoder.card['licence']}\n"
+        f"    {encoder.card['entries']} entries in the file: {taken} taken, "
+        f"into {len(encoder.vit.state_dict())} of the encoder\n"
         f"    left out on purpose: {len(encoder.card['left_out'])} entries ({', '.join(groups) or 'none'})\n"
         f"    SHA-256 of the file: {encoder.card['file_sha256']}\n"
         f"    faces will be cropped by template '{encoder.crop.template}', which is a choice (--template)\n"

@@ -79,11 +79,20 @@ def encoder_state(
     return state
 
 
-def vit_config(released: Mapping[str, Tensor], *, heads: int | None = None) -> ViTConfig:
+def vit_config(
+    released: Mapping[str, Tensor],
+    *,
+    heads: int | None = None,
+    pixel_mean: tuple[float, float, float] = VGGFACE2_MEAN,
+    pixel_std: tuple[float, float, float] = VGGFACE2_STD,
+) -> ViTConfig:
     """The shape of a release's encoder.
 
     Args:
         heads: attention heads; None: those of the published sizes.
+        pixel_mean: of its pre-training: VGGFace2's for CAMD (whose fine-tuning takes ImageNet's), ImageNet's for
+            SiameseIM.
+        pixel_std: the same.
 
     Raises:
         WeightsError: no encoder in it, or a width of no published size without `heads`.
@@ -103,8 +112,8 @@ def vit_config(released: Mapping[str, Tensor], *, heads: int | None = None) -> V
         mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
         layer_scale=None if scale is None else float(scale.mean() if scale.device.type != "meta" else 1e-5),
         final_norm=False,
-        pixel_mean=VGGFACE2_MEAN,  # what the release pre-trains with; its fine-tuning takes ImageNet's
-        pixel_std=VGGFACE2_STD,
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
     )
 
 

@@ -10,14 +10,17 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fusiform.config import IMAGENET_MEAN, IMAGENET_STD
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, WeightsError, did_you_mean
 from fusiform.faces.align import template as crop_template
 from fusiform.measurement import Crop
 from fusiform.nn.vit import ViT
 from fusiform.protocols import Pooling
-from fusiform.weights import camd, lafs, mcf, moco_v3, plain_vit
+from fusiform.weights import camd, clip, lafs, mcf, moco_v3, plain_vit
+from fusiform.weights.detecting import the_family
 from fusiform.weights.reading import read, state_dict
+from fusiform.weights.shape import strictly
 
 Loaded = tuple[ViT, list[str]]
 """An encoder, and the names of the file's entries that were left out on purpose."""
@@ -50,6 +53,21 @@ def _plain(family: plain_vit.Family) -> Source:
 def _camd(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
     state, vit = camd.encoder_state(released), ViT(camd.vit_config(released, heads=heads))
     return _filled(vit, state), [n for n in released if n not in state]
+
+
+def _siameseim(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
+    state = camd.encoder_state(released)
+    config = camd.vit_config(released, heads=heads, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
+    return _filled(ViT(config), state), [n for n in released if n not in state]
+
+
+def _clip(released: Mapping[str, Tensor], heads: int | None, *, kind: clip.Kind) -> Loaded:
+    entries = clip.sort_entries(released)
+    return strictly(clip.vit_config(entries.state, kind, heads=heads), entries.state, kind.about), entries.left_out
+
+
+def _clip_source(kind: clip.Kind) -> Source:
+    return Source(kind.about, kind.licence, ("state_dict",), partial(_clip, kind=kind), "cls")
 
 
 def _mcf(released: Mapping[str, Tensor], heads: int | None, *, branch: mcf.Branch) -> Loaded:
@@ -86,7 +104,13 @@ def _filled(vit: ViT, state: Mapping[str, Tensor]) -> ViT:
 
 
 SOURCES: dict[str, Source] = {name: _plain(family) for name, family in plain_vit.FAMILIES.items()} | {
-    "camd": Source("CAMD's student, or SiameseIM's.", "none stated", ("model",), _camd),
+    "camd": Source("CAMD's student.", "none stated", ("model",), _camd),
+    "siameseim": Source(
+        "SiameseIM's student (Tao et al., CVPR 2023), trained on ImageNet.", "CC-BY-NC 4.0", ("model",), _siameseim
+    ),
+    "farl": _clip_source(clip.FARL),
+    "clip": _clip_source(clip.CLIP),
+    "open-clip": _clip_source(clip.OPEN_CLIP),
     "mcf": Source(
         "MCF (Wang et al., 2023): its momentum encoder, as others evaluate it.",
         "none stated",
@@ -106,23 +130,28 @@ SOURCES: dict[str, Source] = {name: _plain(family) for name, family in plain_vit
 """Every family that `import_encoder` knows, by name."""
 
 
-def import_encoder(path: Path, family: str, *, template: str = "loose", heads: int | None = None) -> Encoder:
+def import_encoder(
+    path: Path, family: str | None = None, *, template: str = "loose", heads: int | None = None
+) -> Encoder:
     """The encoder in a foreign weight file.
 
     Args:
-        family: name in `SOURCES`: layout, pixel statistics and licence.
+        family: name in `SOURCES`: layout, pixel statistics and licence. None: what the entries' names say.
         template: crop template of the faces that it will be shown. Releases either do not say how their faces were
             cropped or saw no faces, so this is the importer's choice, and the card says that it is.
         heads: attention heads, for sizes that were never published.
 
     Raises:
-        ConfigError: no such family or template.
+        ConfigError: no such family or template, or none is named and several have these entries.
         WeightsError: the file is damaged, dangerous, or of another family.
     """
+    whole = read(path)
+    if family is None:
+        family = the_family(whole, path)
     if family not in SOURCES:
         raise ConfigError(f"There is no weight family '{family}'", do=did_you_mean(family, SOURCES))
     chosen = SOURCES[family]
-    entry, released = state_dict(read(path), chosen.entries, path)
+    entry, released = state_dict(whole, chosen.entries, path)
     vit, left_out = chosen.load(released, heads)
     if strange := [name for name, value in vit.state_dict().items() if not value.isfinite().all()]:
         raise WeightsError(f"'{strange[0]}' holds values that are no finite numbers", expected="trained weights")
@@ -135,6 +164,7 @@ def import_encoder(path: Path, family: str, *, template: str = "loose", heads: i
         "file": path.name,
         "file_sha256": _sha256(path),
         "entry": entry,
+        "entries": len(released),
         "left_out": left_out,
         "crop": "chosen when imported; not known of the release",
     }

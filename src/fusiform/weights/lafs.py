@@ -10,17 +10,18 @@ The release trains on pixels in [-1, 1] and evaluates on [-0.5, 0.5]; issue repo
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError, did_you_mean
+from fusiform.weights import reading
+from fusiform.weights.reading import state_dict
 
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -187,25 +188,10 @@ def load_encoder(released: Mapping[str, Tensor], *, transposed: bool = True) -> 
 
 
 def read(path: Path, branch: Literal["teacher", "student"] = "teacher") -> dict[str, Tensor]:
-    """A file's flat state dict. Nothing in the file is executed: tensors and an argument list are all it may hold.
+    """A file's flat state dict, read as every weight file is (`weights/reading.py`).
 
     Raises:
         WeightsError: there is no such file, it holds other things, or no state dict.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"There is no file {path}", expected="a checkpoint of LAFS or Part-fViT") from None
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} cannot be read: {reason}", expected="a state dict, and no code") from error
-    if isinstance(found, Mapping) and isinstance(found.get(branch), Mapping):
-        found = found[branch]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise WeightsError(f"{path} holds no state dict", expected="names with tensors, or {teacher, student, ...}")
-    return dict(found)
+    _, found = state_dict(reading.read(path), (branch,), path)
+    return found

@@ -1,14 +1,15 @@
-"""ViTs with the names of MAE and timm: MAE, MAE-Face, DINO, DINOv2 and timm's own.
+"""ViTs with the names of MAE and timm: MAE, MAE-Face, FSFM, DINO, DINOv2 and timm's own.
 
-Their encoders differ in nothing but what lies beside them in the file, so a family is a value here. Position codes are
+Their encoders differ in little but what lies beside them in the file, so a family is a value here. Position codes are
 kept as stored, whichever axis they begin with; what is left out is named in `Family.left_out` and reported; every other
-entry must have its place.
+entry must have its place. Files that transformers wrote of them are renamed first (`transformers_names.py`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,10 +17,12 @@ from torch import Tensor
 from fusiform.config import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
 from fusiform.errors import WeightsError
 from fusiform.nn.vit import ViT
+from fusiform.weights.shape import strictly
+from fusiform.weights.transformers_names import renamed, written_by_transformers
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
 """Attention heads by width: a checkpoint does not say."""
 
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -40,6 +43,20 @@ class Family:
     """Taken off names where they are there: what wrappers add."""
     statistics: Statistics = (IMAGENET_MEAN, IMAGENET_STD)
     """Mean and deviation of pixels that it was trained with."""
+    heads: Mapping[int, int] = field(default_factory=lambda: HEADS)
+    """Attention heads by width."""
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A checkpoint's entries, sorted."""
+
+    state: dict[str, Tensor]
+    """Of the `ViT`."""
+    left_out: list[str]
+    """By the file's names."""
+    made: list[str]
+    """Of the `ViT`, and in no checkpoint."""
 
 
 _DECODER = (
@@ -61,6 +78,22 @@ MAE_FACE = Family(
     entries=("model",),
     left_out=(*_DECODER, "head", "fc_norm"),
 )
+FSFM = Family(
+    name="fsfm",
+    about="FSFM and FS-VFM (Wang et al., CVPR 2025): the online network (checkpoint-N.pth) or the target (-te-N.pth).",
+    licence="CC-BY-NC 4.0",
+    entries=("model",),
+    left_out=(
+        *(*_DECODER, "rep_decoder_embed", "rep_decoder_pos_embed", "rep_decoder_blocks", "rep_decoder_norm"),
+        *("rep_decoder_pred", "projector", "predictor", "head", "fc_norm"),
+    ),
+    # of VGGFace2's faces as it crops them; a file pretrain_ds_mean_std.txt beside the weights has the last word
+    statistics=(
+        (0.5482207536697388, 0.42340534925460815, 0.3654651641845703),
+        (0.2789176106452942, 0.2438540756702423, 0.23493893444538116),
+    ),
+    heads={**HEADS, 384: 12},
+)
 DINO = Family(
     name="dino",
     about="DINO (Caron et al., ICCV 2021): its ViT alone, or a whole checkpoint, of which the teacher is taken.",
@@ -71,7 +104,7 @@ DINO = Family(
 )
 DINOV2 = Family(
     name="dinov2",
-    about="DINOv2 (Oquab et al., 2023) without register tokens, up to ViT-L/14.",
+    about="DINOv2 (Oquab et al., 2023), with register tokens or without, up to ViT-g/14.",
     licence="Apache-2.0",
     entries=("teacher", "model"),
     left_out=("mask_token", "head", "dino_head", "ibot_head"),
@@ -94,28 +127,48 @@ TIMM_HALF = Family(
     prefixes=("module.",),
     statistics=HALF,
 )
-FAMILIES = {family.name: family for family in (MAE, MAE_FACE, DINO, DINOV2, TIMM, TIMM_HALF)}
+FAMILIES = {family.name: family for family in (MAE, MAE_FACE, FSFM, DINO, DINOV2, TIMM, TIMM_HALF)}
 
 
-def encoder_state(released: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tensor], list[str]]:
+_ELSEWHERE = {"register_tokens": "reg_token"}
+_CHUNKED = re.compile(r"blocks\.\d+\.(?=\d+\.)")
+"""DINOv2 trains with its blocks in chunks, whose number stands before the block's."""
+_SWIGLU = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
+
+
+def sort_entries(released: Mapping[str, Tensor], family: Family) -> Sorted:
     """The entries of the encoder, and the names of those left out on purpose.
 
+    timm's models with register tokens have no position for the class token: it gets zeros.
+
     Raises:
-        WeightsError: an entry that has neither a place in a `ViT` nor one in `family.left_out`.
+        WeightsError: two entries for one place, or names that transformers does not write.
     """
+    if written_by_transformers(released):
+        released, names = renamed(released)
+    else:
+        names = {name: name for name in released}
     state: dict[str, Tensor] = {}
-    left_out = []
+    dropped = set()
     for name, value in released.items():
         plain = name
         for prefix in family.prefixes:
             plain = plain.removeprefix(prefix)
+        plain = _CHUNKED.sub("blocks.", _ELSEWHERE.get(plain, plain))
+        for theirs, ours in _SWIGLU.items():
+            plain = plain.replace(theirs, ours)
         if plain.split(".")[0] in family.left_out:
-            left_out.append(name)
+            dropped.add(name)
         elif plain in state:
             raise WeightsError(f"The checkpoint has two entries '{plain}', one of them as '{name}'")
         else:
             state[plain] = value
-    return state, left_out
+    made = []
+    positions = state.get("pos_embed")
+    if "reg_token" in state and positions is not None and round(positions.shape[1] ** 0.5) ** 2 == positions.shape[1]:
+        state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+        made = ["pos_embed[:, 0]"]
+    return Sorted(state, [theirs for theirs, name in names.items() if name in dropped], made)
 
 
 def vit_config(state: Mapping[str, Tensor], family: Family, *, heads: int | None = None) -> ViTConfig:
@@ -143,18 +196,23 @@ def vit_config(state: Mapping[str, Tensor], family: Family, *, heads: int | None
             f"The checkpoint has {positions} positions",
             expected="one for the class token and a square number of others",
         )
-    if heads is None and width not in HEADS:
+    if heads is None and width not in family.heads:
         raise WeightsError(f"Width {width} is that of no published size", do="--heads N says the attention heads")
     numbers = {int(n.split(".")[1]) for n in state if n.startswith("blocks.") and n.split(".")[1].isdigit()}
+    into = state["blocks.0.mlp.fc1.weight"].shape[0]
+    out_of = state["blocks.0.mlp.fc2.weight"].shape[1] if "blocks.0.mlp.fc2.weight" in state else into
+    registers = state.get("reg_token")
     return ViTConfig(
         image_size=grid * patch,
         patch_size=patch,
         width=width,
         depth=1 + max(numbers),
-        heads=heads or HEADS[width],
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        heads=heads or family.heads[width],
+        mlp_ratio=out_of / width,
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
         final_norm="norm.weight" in state,
+        activation="swiglu" if into == 2 * out_of else "gelu",
+        registers=0 if registers is None else registers.shape[1],
         pixel_mean=family.statistics[0],
         pixel_std=family.statistics[1],
     )
@@ -166,25 +224,11 @@ def load_encoder(released: Mapping[str, Tensor], family: Family, *, heads: int |
     Raises:
         WeightsError: an entry is unknown, missing, of another shape, no number, or not finite.
     """
-    state, left_out = encoder_state(released, family)
-    config = vit_config(state, family, heads=heads)
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in ViT(config).state_dict().items()}
-    if unknown := sorted(state.keys() - wanted.keys()):
-        raise WeightsError(
-            f"{len(unknown)} entries of the checkpoint have no place in the encoder, first '{unknown[0]}'",
-            expected=f"{family.about} No register tokens, relative positions or norms of queries and keys",
-            do="name another family with --family, if it has one",
-        )
-    if missing := sorted(wanted.keys() - state.keys()):
-        raise WeightsError(
-            f"The checkpoint lacks {len(missing)} entries of the encoder, first '{missing[0]}'", expected=family.about
-        )
-    for name, value in state.items():
-        if tuple(value.shape) != wanted[name]:
-            raise WeightsError(f"'{name}' has the shape {tuple(value.shape)}", expected=str(wanted[name]))
-        if not value.is_floating_point() or not value.isfinite().all():
-            raise WeightsError(f"'{name}' holds values that are no finite numbers", expected="trained weights")
-    vit = ViT(config)
-    vit.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
-    return vit.eval(), left_out
+    entries = sort_entries(released, family)
+    return strictly(vit_config(entries.state, family, heads=heads), entries.state, family.about), entries.left_out
+
+
+def encoder_state(released: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tensor], list[str]]:
+    """As `sort_entries`: the encoder's entries and the names of those left out."""
+    entries = sort_entries(released, family)
+    return entries.state, entries.left_out

@@ -159,14 +159,16 @@ QUICK = replace(
         projector_depth=1,
         predictor_depth=2,
         distill_layers=(1, 3, 5, 7),
+        # a patch projection of 192 random directions tells little of a face, and larger crops more
+        train_patch_embed=True,
         momentum=0.98,
     ),
     vit=replace(PLAIN.vit, image_size=64, patch_size=8, width=192, depth=8, heads=3),
     data=DataConfig(
-        crop_scale=(0.15, 0.6),
+        crop_scale=(0.3, 1.0),
         colour=replace(_JITTER, blur=0.5, blur_sigma=(0.1, 0.6)),
         more_views=(ViewConfig(colour=_JITTER),),
     ),
-    optim=OptimConfig(epochs=20, faces_per_step=256, lr_per_256=1e-3, warmup_epochs=3, clip=1.0),
+    optim=OptimConfig(epochs=20, faces_per_step=64, lr_per_256=3e-3, warmup_epochs=2, clip=1.0),
     loop=LoopConfig(checkpoint_every=200, log_every=10),
 )

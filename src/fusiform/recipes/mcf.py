@@ -206,6 +206,6 @@ QUICK = replace(
     ),
     vit=ViTConfig(image_size=64, patch_size=8, width=192, depth=8, heads=3),
     data=DataConfig(crop_scale=(0.75, 1.0)),
-    optim=OptimConfig(epochs=16, faces_per_step=256, lr_per_256=2e-3, warmup_epochs=2),
+    optim=OptimConfig(epochs=16, faces_per_step=64, lr_per_256=2e-3, warmup_epochs=2),
     loop=LoopConfig(checkpoint_every=200, log_every=10),
 )

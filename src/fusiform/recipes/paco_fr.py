@@ -139,6 +139,6 @@ QUICK = replace(
         decoder_heads=3,
     ),
     vit=ViTConfig(image_size=64, patch_size=8, width=192, depth=8, heads=3),
-    optim=OptimConfig(epochs=33, faces_per_step=256, lr_per_256=2e-3, warmup_epochs=3),
+    optim=OptimConfig(epochs=33, faces_per_step=64, lr_per_256=2e-3, warmup_epochs=3),
     loop=LoopConfig(checkpoint_every=200, log_every=10),
 )

@@ -168,6 +168,7 @@ def test_an_encoder_is_evaluated_with_lengths_and_mirrors(folder: Path) -> None:
     assert found.row().metric == "TAR@FAR=0.0001"
     assert found.row().value is None or np.isnan(found.row().value)
     assert "undefined" in found.row().note
+    assert found.row().low is None or np.isnan(found.row().low)  # no interval of what was not measured
     assert found.row("TAR@FAR=0.1").value > 0
     assert found.row("rank-1").low is not None
     lengths = np.linalg.norm(found.prediction, axis=1)

@@ -198,7 +198,7 @@ class Compared:
         else:
             each = weight[self.a] * np.where(self.same, 1.0, weight[self.b])
             of_probes = weight[self.probes]
-        out = self._tars(each, strict=weight is None)
+        out = self._tars(each)
         for k in RANKS:
             out[f"rank-{k}"] = float(np.mean([metrics.rank_rate(s, k, of_probes) for s in self.searches]))
         for fpir in FALSE_POSITIVE_RATES:
@@ -210,8 +210,10 @@ class Compared:
             out[f"TPIR@FPIR={fpir:g}"] = float(np.mean(rates))
         return out
 
-    def _tars(self, each: NDArray[np.float64], *, strict: bool) -> dict[str, float]:
-        """`metrics.tars_at_fars` of pairs that are in order already."""
+    def _tars(self, each: NDArray[np.float64]) -> dict[str, float]:
+        """`metrics.tars_at_fars` of pairs that are in order already. nan, in every resample too, for a FAR that the
+        set's own impostor pairs are too few to measure."""
+        impostors = int(np.count_nonzero(~self.same))
         impostor = np.cumsum(np.where(self.same, 0.0, each))
         genuine = np.cumsum(np.where(self.same, each, 0.0))
         false, true = (float(c[-1]) if len(c) else 0.0 for c in (impostor, genuine))
@@ -219,7 +221,7 @@ class Compared:
         for far in FALSE_ACCEPT_RATES:
             name = f"TAR@FAR={far:g}" if far >= 1e-4 else f"TAR@FAR={far:.0e}".replace("e-0", "e-")
             allowed = math.floor(far * false + 1e-9)
-            if not false or not true or (strict and allowed < 1):
+            if not false or not true or far * impostors < 1 - 1e-9:
                 out[name] = float("nan")
                 continue
             place = int(np.searchsorted(impostor, allowed, side="right"))  # the first impostor too many

@@ -19,6 +19,10 @@ from fusiform.curate.pipeline import curate
 from fusiform.faces.faceset import FaceSet
 
 
+EVERY_FACE = CurateOptions(workers=2, licence="CC0-1.0", policy="off", near_duplicates="keep")
+"""The crowd below shows the faces of other files again."""
+
+
 @pytest.fixture(scope="module")
 def rendered(data_dir: Path) -> list[Image.Image]:
     """Near-frontal rendered faces of 300 pixels."""
@@ -108,7 +112,7 @@ def curated(dirty: tuple[Path, dict[str, str]], weights_dir: Path, tmp_path_fact
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUSIFORM_WEIGHTS", str(weights_dir))
         out = tmp_path_factory.mktemp("real-set")
-        return curate([dirty[0]], out, options=CurateOptions(workers=2, licence="CC0-1.0"), progress=None)
+        return curate([dirty[0]], out, options=EVERY_FACE, progress=None)
 
 
 def test_every_file_ends_as_it_should(dirty: tuple[Path, dict[str, str]], curated: FaceSet) -> None:

@@ -189,7 +189,7 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path):
     state = released()
     cases = {
         r"no encoder of the family 'mae'.*cls_token": {"layer1.weight": torch.ones(3)},
-        r"no place in the encoder, first 'register_tokens'": {**state, "register_tokens": torch.ones(1, 4, 192)},
+        r"no place in the encoder, first 'dist_token'": {**state, "dist_token": torch.ones(1, 1, 192)},
         r"lacks 1 entries of the encoder, first 'blocks.1.attn.qkv.bias'": {
             n: v for n, v in state.items() if n != "blocks.1.attn.qkv.bias"
         },

@@ -18,7 +18,6 @@ from fusiform.curate.options import CurateOptions
 from fusiform.curate.pipeline import curate
 from fusiform.faces.faceset import FaceSet
 
-
 EVERY_FACE = CurateOptions(workers=2, licence="CC0-1.0", policy="off", near_duplicates="keep")
 """The crowd below shows the faces of other files again."""
 

@@ -1,0 +1,125 @@
+"""What training costs besides the arithmetic: peak memory of each quick recipe, and gradient accumulation.
+
+python -m bench.training memory            peak resident memory, each recipe in a process of its own
+python -m bench.training accumulation      one pass of 128 faces against micro-batches of the same faces
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+RECIPES = ("mae-face-quick", "camd-quick", "mcf-quick", "lafs-quick", "paco-fr-quick")
+
+
+def training(name: str, faces: int, micro: int | None, loop: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """(Training, World, batch) of a recipe on random pixels."""
+    import torch
+
+    from fusiform import recipes
+    from fusiform.batch import FaceBatch
+    from fusiform.encoder import Encoder
+    from fusiform.measurement import Crop
+    from fusiform.training import Training
+    from fusiform.world import World
+
+    recipe = recipes.find(name)
+    recipe = replace(recipe, loop=replace(recipe.loop, faces_per_micro_batch=micro, device="cpu", **loop))
+    if hasattr(recipe.method, "feature_encoder"):
+        crop = Crop(template="loose", size=72, detector="exact-points")
+        other = Encoder.untrained(recipe.vit, crop).save(Path(tempfile.mkdtemp()) / "encoder")
+        recipe = replace(recipe, method=replace(recipe.method, feature_encoder=str(other)))
+    world = World.start(recipe.loop)
+    torch.manual_seed(0)
+    ready = Training(recipe, recipe.method.build(recipe.vit), 100, world)
+    views, size = len(recipe.data.views), recipe.vit.image_size
+    images = torch.randint(0, 256, (faces, views, 3, size, size), dtype=torch.uint8)
+    batch = FaceBatch(
+        images=images,
+        ids=torch.arange(faces),
+        boxes=torch.tensor([0.1, 0.1, 0.9, 0.9]).expand(faces, views, 4).contiguous(),
+        flipped=torch.zeros(faces, views, dtype=torch.bool),
+        clean=images if recipe.data.keep_clean else None,
+        template="loose",
+    )
+    return ready, world, batch
+
+
+def peak(name: str, faces: int, loop: dict[str, Any]) -> dict[str, Any]:
+    """MiB of this process before the networks are built and at the peak of three steps."""
+    import torch  # noqa: F401  # its own memory is not the recipe's
+
+    from fusiform import engine  # noqa: F401
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    ready, world, batch = training(name, faces, None, loop)
+    for step in range(3):
+        ready.step(batch, ready.clock(step), world)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"recipe": name, "faces": faces, "before": round(before), "peak": round(after), "own": round(after - before)}
+
+
+def memory(faces: Sequence[int], loop: dict[str, Any]) -> None:
+    sys.stdout.write(f"{'recipe':<16} {'faces':>6} {'MiB above torch':>16} {'MiB in all':>11}\n")
+    for name in RECIPES:
+        for number in faces:
+            words = [sys.executable, "-m", "bench.training", "one", name, str(number), json.dumps(loop)]
+            said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+            row = json.loads(said.splitlines()[-1])
+            sys.stdout.write(f"{name:<16} {number:>6} {row['own']:>16,} {row['peak']:>11,}\n")
+            sys.stdout.flush()
+
+
+def accumulation(name: str, rounds: int) -> None:
+    """Alternating, CPU time of one thread."""
+    faces, sizes = 128, (None, 64, 32)
+    ready = [training(name, faces, size, {}) for size in sizes]
+    spent: list[list[float]] = [[] for _ in sizes]
+    for step in range(rounds + 1):
+        for i, (own, world, batch) in enumerate(ready):
+            began = time.process_time()
+            own.step(batch, own.clock(step), world)
+            if step:
+                spent[i].append(time.process_time() - began)
+    for size, times in zip(sizes, spent, strict=True):
+        ratios = [t / whole for t, whole in zip(times, spent[0], strict=True)]
+        sys.stdout.write(
+            f"{name:<16} {faces} faces as {faces // (size or faces)} x {size or faces}: "
+            f"{statistics.median(times) * 1e3:7.0f} ms a step, x{statistics.median(ratios):.3f} "
+            f"[{min(ratios):.3f} to {max(ratios):.3f}]\n"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("memory", "accumulation", "one"))
+    parser.add_argument("rest", nargs="*")
+    parser.add_argument("--rounds", type=int, default=7)
+    flags = parser.parse_args()
+    if flags.what == "one":
+        name, number, loop = flags.rest
+        sys.stdout.write(json.dumps(peak(name, int(number), json.loads(loop))) + "\n")
+    elif flags.what == "memory":
+        memory([64, 256], {"activation_checkpointing": "checkpointing" in flags.rest})
+    else:
+        for name in flags.rest or ("mae-face-quick",):
+            accumulation(name, flags.rounds)
+
+
+if __name__ == "__main__":
+    main()

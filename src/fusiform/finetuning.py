@@ -50,7 +50,7 @@ class Tuned(nn.Module):
         if self.features == "cls+pooled":
             both = torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
             return self._answer(self.fc_norm(both).flatten(1))
-        return self.read(tokens[:, 1:])
+        return self.read(tokens if self.features == "cls+concat" else tokens[:, 1:])
 
     def read(self, tokens: Tensor) -> Tensor:
         """Patch tokens (B, P, D), or all of them for "cls+concat", -> (B, T), or (B, P, T) for "patches"."""

@@ -308,3 +308,11 @@ def test_tasks_of_patches_read_patches_whatever_the_encoder_says() -> None:
     assert read_out(LinearProbe(), None, "concat") == read_out(LinearProbe(), "pooled", "concat") == "concat"
     assert read_out(LinearProbe(), "cls", "concat") == "cls+concat"
     assert read_out(KNN(), "cls", "patches") == "cls"
+
+
+@pytest.mark.parametrize("features", ["pooled", "concat", "cls", "cls+pooled", "cls+concat"])
+def test_fine_tuning_takes_every_form_of_the_tokens(features: str) -> None:
+    quick = replace(QUICK, epochs=1, features=features)
+    row = evaluate(untrained(), Brightness(), quick, date=DATE, resamples=0).rows[0]
+    assert row.protocol["features"] == features
+    assert row.value is not None

@@ -14,7 +14,7 @@ from test_ranks import assert_same_numbers
 
 from conftest import SCRIPT, finish, work
 
-HOSTS = ("fusiform-a", "fusiform-b")
+HOSTS = (f"fusiform-a-{os.getpid()}", f"fusiform-b-{os.getpid()}")
 
 
 def ip(*words: str) -> None:

@@ -46,6 +46,8 @@ def test_exit_codes():
         "SetMissing": 4,
         "WeightsError": 5,
         "Diverged": 6,
+        "RankLost": 7,
+        "OutOfMemory": 8,
         "Interrupted": 130,
     }
 

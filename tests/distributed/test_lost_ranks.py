@@ -53,6 +53,7 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_afterwards(ground: Path) -> N
     assert [code for code, _, _ in ended] == [130, 130]
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_is_told_on_the_other(ground: Path) -> None:
     """The second rank runs into memory that is not there; the first one says so."""
     ranks = start_ranks(ground, 2, [f"told:mae-face:{LONG},fail_at=3"])
@@ -131,6 +132,7 @@ def test_too_many_ranks_for_a_step_are_refused_with_what_to_type(ground: Path) -
         assert "--optim.faces-per-step 14" in errors
 
 
+@pytest.mark.slow
 def test_a_busy_folder_is_said_on_every_rank(ground: Path) -> None:
     from fusiform.durable import FolderLock
 

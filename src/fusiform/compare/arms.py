@@ -107,7 +107,7 @@ def baseline_network(arm: Arm, arms: Sequence[Arm], vits: Sequence[ViTConfig]) -
 def _parse(spec: str) -> Arm:
     match = _LABEL.fullmatch(spec)
     label, rest = (match.group(1), match.group(2)) if match else ("", spec)
-    if (Path(rest) / "encoder.json").is_file() or (Path(rest) / "encoder" / "encoder.json").is_file():
+    if _holds_encoder(Path(rest)):
         path = Path(rest)
         return Arm(label or (path.parent.name if path.name == "encoder" else path.name), "encoder", rest)
     first, *more = rest.split(":")
@@ -132,6 +132,13 @@ def _parse(spec: str) -> Arm:
             raise ConfigError(f"The change '{change}' of arm '{spec}'", expected="group.setting=value")
         changes.append((setting, value))
     return Arm(label or first.replace(":", "-"), "recipe", first, tuple(changes))
+
+
+def _holds_encoder(path: Path) -> bool:
+    try:
+        return any((folder / "encoder.json").is_file() for folder in (path, path / "encoder"))
+    except OSError:  # a recipe with many changes is longer than a file's name may be
+        return False
 
 
 def _put(values: dict[str, Any], path: str, value: str, label: str) -> None:

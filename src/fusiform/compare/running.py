@@ -112,6 +112,8 @@ def run(plan: Plan, after_seed: Callable[[Scored], object] = lambda _scored: Non
         DataError: somebody who is scored is among the training faces.
         Interrupted: asked to stop; the same command goes on.
     """
+    for arm in plan.arms:
+        about(plan, arm, plan.seeds[0])  # what is missing is said before anything is read or trained
     faces = Scored(plan)
     if plan.faces is not None:
         tested = []

@@ -39,6 +39,9 @@ class Attended:
     """Chosen learning rate."""
     epoch: int
     """Chosen epoch, from 1."""
+    net: nn.Module
+    """The chosen head: tokens of `layers` -> raw output."""
+    goal: Goal
 
 
 def attend(
@@ -69,13 +72,13 @@ def attend(
     """
     config = encoder.vit.config
     goal = goal_of(task, protocol, faces, fit, config.grid)
-    whole = goal.net == "vector" and task.features != "patches"
-    tokens = _tokens(encoder, protocol, goal, faces, whole=whole, batch=batch, device=device, cache=cache)
+    layers, with_class = sight(encoder, task, protocol, goal)
+    tokens = _tokens(encoder, layers, faces, with_class=with_class, batch=batch, device=device, cache=cache)
     steps = math.ceil(len(fit) / protocol.faces_per_step)
     total = protocol.epochs * steps
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Clock(0, total, seed=seed).stream("head"))
-        first = _head(encoder, task, protocol, goal)
+        first = network(encoder, task, protocol, goal)
         heads = [copy.deepcopy(first).to(device) for _ in protocol.lrs]
         optimizers = [
             adamw(head.named_parameters(), lr, protocol.weight_decay, protocol.betas)
@@ -119,10 +122,12 @@ def attend(
             )
         state, which, epoch = found
         heads[which].load_state_dict(state)
-    return Attended(_predict(heads[which], goal, tokens, test, device), protocol.lrs[which], epoch + 1)
+    output = _predict(heads[which], goal, tokens, test, device)
+    return Attended(output, protocol.lrs[which], epoch + 1, heads[which], goal)
 
 
-def _head(encoder: Encoder, task: SupervisedTask, protocol: AttentiveProbe, goal: Goal) -> nn.Module:
+def network(encoder: Encoder, task: SupervisedTask, protocol: AttentiveProbe, goal: Goal) -> nn.Module:
+    """The untrained head that a protocol asks for."""
     config = encoder.vit.config
     if goal.net == "upernet":
         return UPerNet(config.width, goal.outputs, protocol.dense.width or config.width, protocol.dense.dropout)
@@ -131,25 +136,33 @@ def _head(encoder: Encoder, task: SupervisedTask, protocol: AttentiveProbe, goal
     return AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs)
 
 
+def sight(
+    encoder: Encoder, task: SupervisedTask, protocol: AttentiveProbe, goal: Goal
+) -> tuple[list[int | None], bool]:
+    """The blocks whose tokens a head sees, and whether it sees the class token too: that of an encoder that trained it,
+    where one vector is asked for."""
+    dense = goal.net == "upernet"
+    taps = protocol.dense.taps or usual_taps(encoder.vit.config.depth)
+    whole = goal.net == "vector" and task.features != "patches"
+    with_class = whole and encoder.pooling is not None and "cls" in encoder.pooling
+    return [*taps] if dense else [protocol.layer], with_class
+
+
 def _tokens(
     encoder: Encoder,
-    protocol: AttentiveProbe,
-    goal: Goal,
+    layers: list[int | None],
     faces: Labelled,
     *,
-    whole: bool,
+    with_class: bool,
     batch: int,
     device: str,
     cache: FeatureCache | None,
 ) -> Tokens:
-    """Patch tokens of the blocks that the head sees, and the class token beside those of an encoder that trained it.
+    """Patch tokens of the blocks that the head sees, and the class token beside them.
 
     Tokens of inner blocks have a layer norm without parameters (`fusiform.embedding.embed`).
     """
     config = encoder.vit.config
-    dense = goal.net == "upernet"
-    layers = list(protocol.dense.taps or usual_taps(config.depth)) if dense else [protocol.layer]
-    with_class = whole and encoder.pooling is not None and "cls" in encoder.pooling
 
     def frozen(rows: Rows | slice, held: FeatureCache | None) -> list[Floats]:
         found = []

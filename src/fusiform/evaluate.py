@@ -40,6 +40,8 @@ from fusiform.shots import list_sha256
 from fusiform.tasks.task import Array, Classified, EmbeddingTask, Labelled, SupervisedTask, Tallied
 
 Rows = NDArray[np.int64]
+Fitted = Any
+"""A head as its protocol leaves it: (Ridge, strength), `Attended` or `FineTuned`; there is none of `KNN`."""
 
 SHARED_CACHE = FeatureCache()
 """Features that the tasks of one process share unless they are given another cache."""
@@ -86,6 +88,7 @@ def evaluate(
     faces: Labelled | None = None,
     train_on: SupervisedTask | None = None,
     allow_mismatch: Sequence[str] = (),
+    keep: list[Fitted] | None = None,
 ) -> Evaluation:
     """Measure an encoder on a task.
 
@@ -105,6 +108,7 @@ def evaluate(
             the task's own.
         allow_mismatch: kinds of `fusiform.measurement.KINDS` in which the faces may differ from the encoder's; the row
             says so.
+        keep: takes the fitted head of every fold, in the order of the folds.
 
     Raises:
         DataError: the set is missing, made otherwise than the encoder's faces, or has a person on two sides of a split.
@@ -135,6 +139,7 @@ def evaluate(
     described = settings(protocol) | {"features": form}
     notes: list[str] = [f"MISMATCH allowed: {mismatch}"] if mismatch else []
     labelled: tuple[tuple[str, ...], ...] = ()
+    fitted: tuple[Fitted, ...] = ()
     if learns(task):
         if isinstance(protocol, Cosine):
             raise ConfigError(f"{task.name} learns a head, which cosine similarity cannot", do="use --protocol linear")
@@ -156,30 +161,20 @@ def evaluate(
         if isinstance(protocol, FineTune):
             from fusiform.finetuning import fine_tune
 
-            outputs = [
+            tuned = [
                 fine_tune(shown, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, device=device)
                 for fold in folds
             ]
+            outputs, fitted = [each.output for each in tuned], tuple(tuned)
         elif isinstance(protocol, AttentiveProbe):
             from fusiform.attending import attend
 
+            where: dict[str, Any] = {"device": device, "batch": batch, "cache": held}
             found = [
-                attend(
-                    shown,
-                    task,
-                    protocol,
-                    faces,
-                    fold.fit,
-                    fold.choose,
-                    fold.test,
-                    seed=seed,
-                    device=device,
-                    batch=batch,
-                    cache=held,
-                )
+                attend(shown, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, **where)
                 for fold in folds
             ]
-            outputs = [each.output for each in found]
+            outputs, fitted = [each.output for each in found], tuple(found)
             notes.append("learning rate and epoch " + ", ".join(f"{each.lr:.2g} at {each.epoch}" for each in found))
         elif isinstance(protocol, KNN):
             seen = features(form, protocol.layer)
@@ -189,8 +184,10 @@ def evaluate(
             key = feature_key(shown, faces.images, form, protocol.layer)
             seen = features(form, protocol.layer)
             probed = probe(task, protocol, faces, folds, seen, grid, cache=held, key=key)
-            outputs = probed.outputs
+            outputs, fitted = probed.outputs, tuple(zip(probed.heads, probed.strengths, strict=True))
             notes += _strength_notes(protocol, probed.strengths)
+        if keep is not None:
+            keep += fitted
         tested = np.concatenate([fold.test for fold in folds])
         parts = [task.decode(out, faces.rows(f.test), grid) for out, f in zip(outputs, folds, strict=True)]
         order = np.argsort(tested, kind="stable")

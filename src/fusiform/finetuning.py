@@ -82,6 +82,17 @@ class Tapped(nn.Module):
         return out
 
 
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """What was trained, and what it answered."""
+
+    output: Floats
+    """Of the test faces, in the layout of `task.encode`; for classes, logits."""
+    net: Tuned | Tapped
+    """At its best epoch."""
+    goal: Goal
+
+
 def fine_tune(
     encoder: Encoder,
     task: SupervisedTask,
@@ -93,16 +104,13 @@ def fine_tune(
     *,
     seed: int,
     device: str = "cpu",
-) -> Floats:
+) -> FineTuned:
     """Outputs of the test faces from the epoch that does best on `choose` by the task's metric (ties: the earlier).
 
     The encoder itself is not changed: a copy is trained. Everything random follows from `seed`.
 
     Args:
         fit, choose, test: rows of `faces`, with different people (unless the protocol says that it chooses on test).
-
-    Returns:
-        In the layout of `task.encode`: (len(test), ...); for classes, logits.
 
     Raises:
         Diverged: a loss is not finite.
@@ -113,7 +121,7 @@ def fine_tune(
     run = _Run(protocol, steps, seed, round(protocol.head_first * protocol.epochs))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.clock(0).stream("head"))
-        model = _model(encoder, task, protocol, goal).to(device)
+        model = network(encoder, task, protocol, goal).to(device)
         free = [p for p in model.vit.parameters() if p.requires_grad]
         optimizer = _optimizer(model, protocol, config.depth)
         average = _state(model) if protocol.ema is not None else None
@@ -156,7 +164,7 @@ def fine_tune(
             if trained is not None:
                 model.load_state_dict(trained)
         model.load_state_dict(best_state)
-    return _predict(model, goal, faces, test, device)
+    return FineTuned(_predict(model, goal, faces, test, device), model, goal)
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,8 @@ def _optimizer(model: nn.Module, protocol: FineTune, depth: int) -> torch.optim.
     return optimizer
 
 
-def _model(encoder: Encoder, task: SupervisedTask, protocol: FineTune, goal: Goal) -> Tuned | Tapped:
+def network(encoder: Encoder, task: SupervisedTask, protocol: FineTune, goal: Goal) -> Tuned | Tapped:
+    """A copy of the encoder with the untrained head that a protocol asks for."""
     vit, config = copy.deepcopy(encoder.vit), encoder.vit.config
     for i, block in enumerate(vit.blocks):
         block.drop_path = protocol.drop_path * i / max(len(vit.blocks) - 1, 1)  # type: ignore[assignment]

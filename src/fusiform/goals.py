@@ -7,6 +7,7 @@ loss, and goals know no networks. Shapes: B faces, T targets, K points, C classe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -61,8 +62,24 @@ def goal_of(task: SupervisedTask, protocol: FineTune | AttentiveProbe, faces: La
     Raises:
         ConfigError: the head does not suit the task.
     """
-    head = head_of(task, protocol)
     outputs = np.asarray(task.encode(faces.rows(fit[:1]), grid)).shape[-1]
+    return goal_with(task, protocol, outputs, grid, lambda: statistics(task, faces, fit, grid))
+
+
+def goal_with(
+    task: SupervisedTask,
+    protocol: FineTune | AttentiveProbe,
+    outputs: int,
+    grid: int,
+    scale: Callable[[], tuple[Tensor, Tensor]],
+) -> Goal:
+    """`goal_of` where no labelled faces are at hand.
+
+    Args:
+        outputs: last axis of what `task.encode` gives.
+        scale: mean and deviation of the targets, asked for where the goal needs them.
+    """
+    head = head_of(task, protocol)
     if head == "upernet":
         assert isinstance(task, Mapped)
         return MapGoal(task.classes, round(math.sqrt(outputs / len(task.classes))), grid, warp_of(protocol))
@@ -79,7 +96,7 @@ def goal_of(task: SupervisedTask, protocol: FineTune | AttentiveProbe, faces: La
         return ClassGoal(task, outputs, grid, protocol.label_smoothing)
     if isinstance(task, Answered):
         return AnswerGoal(task, outputs, grid)
-    centre, spread = statistics(task, faces, fit, grid)
+    centre, spread = scale()
     return ValueGoal(task, outputs, grid, centre, spread)
 
 

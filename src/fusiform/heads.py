@@ -93,6 +93,8 @@ class Probed:
     """Of the test faces of each fold."""
     strengths: list[float]
     """Chosen in each fold."""
+    heads: list[Ridge]
+    """Fitted in each fold."""
 
 
 def probe(
@@ -115,6 +117,7 @@ def probe(
     """
     outputs: list[Floats] = []
     chosen: list[float] = []
+    heads: list[Ridge] = []
 
     def encode(rows: Rows) -> Floats:
         return np.asarray(task.encode(faces.rows(rows), grid), np.float32)
@@ -139,7 +142,8 @@ def probe(
             head = fit(fold.refit)
         outputs += head.predict(features, fold.test, [strength])
         chosen.append(strength)
-    return Probed(outputs, chosen)
+        heads.append(head)
+    return Probed(outputs, chosen, heads)
 
 
 def best_index(scores: list[float], *, higher: bool) -> int:

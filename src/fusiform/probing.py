@@ -172,13 +172,8 @@ class Ridge:
     def predict(self, features: Floats, rows: Rows, strengths: Sequence[float]) -> list[Floats]:
         """Outputs (n, *target shape) of the faces in `rows`, one array per strength."""
         parts = self.parts
-        # Eigenvalues that are zero up to rounding carry no signal: with any strength their share must stay nothing.
-        alive = parts.eigenvalues > 1e-12 * parts.eigenvalues.abs().max()
         precision = torch.float64 if features.ndim == 2 else torch.float32
-        heads = []
-        for strength in strengths:
-            shrunk = torch.where(alive, 1 / (parts.eigenvalues.clamp_min(0) + strength * parts.unit), 0.0)
-            heads.append((parts.vectors @ (shrunk[:, None] * self.coefficients)).to(precision))
+        heads = [self._solved(strength).to(precision) for strength in strengths]
         outputs: list[list[Floats]] = [[] for _ in heads]
         for block in _blocks(features, rows):
             x = parts.scaling(features[block])
@@ -189,6 +184,19 @@ class Ridge:
                 out = (x @ head + self.intercept.to(precision)).float().numpy()
                 output.append(out.reshape(*features[block].shape[:-1], *self.shape))
         return [np.concatenate(output) for output in outputs]
+
+    def weight(self, strength: float) -> Tensor:
+        """(p, T) float32 on standardised features, the training rows multiplied out: all that a head needs in use."""
+        solved = self._solved(strength)
+        return (solved if self.parts.train is None else self.parts.train.T.double() @ solved).float()
+
+    def _solved(self, strength: float) -> Tensor:
+        """(p, T), or (n, T) of the training rows where XX' was decomposed; float64."""
+        parts = self.parts
+        # Eigenvalues that are zero up to rounding carry no signal: with any strength their share must stay nothing.
+        alive = parts.eigenvalues > 1e-12 * parts.eigenvalues.abs().max()
+        shrunk = torch.where(alive, 1 / (parts.eigenvalues.clamp_min(0) + strength * parts.unit), 0.0)
+        return parts.vectors @ (shrunk[:, None] * self.coefficients)
 
 
 def nearest_mean(

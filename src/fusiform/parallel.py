@@ -5,8 +5,9 @@ Both average gradients over the ranks, and both are torch's own. What is here is
 
 * DDP looks for unused parameters in every step. A parameter may get no gradient for a while (DINO's last layer) and
   must then not move; and buckets that are never rebuilt sum in the same order after a resume, so that is bit-exact.
-* FSDP cuts every transformer block for itself, and the rest together. Under bf16, blocks without batch statistics are
-  gathered in bf16 (the rounding that autocast would do) and gradients are summed in fp32.
+* FSDP cuts every transformer block for itself, and the rest together. Weights are gathered in fp32 and autocast rounds
+  them, as under DDP: gathered in bf16 they would be half the traffic, but norms' weights would be rounded too, which
+  changes results, and kernels on CPUs refuse it.
 """
 
 from __future__ import annotations
@@ -89,14 +90,10 @@ def _cut(module: nn.Module, world: World, whole: list[nn.Parameter]) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.world_size,))
-    narrow = torch.bfloat16 if world.precision == "bf16" else None
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     for block in [m for m in module.modules() if isinstance(m, Block)]:
-        exact = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in block.modules())
-        policy = MixedPrecisionPolicy(
-            param_dtype=None if exact else narrow, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), ignored_params={*whole})
+    fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params={*whole})
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -84,5 +84,5 @@ def is_sharded(x: Tensor) -> bool:
 
 def local(x: Tensor) -> Tensor:
     """The part of a sharded parameter that this rank keeps, sharing its memory; any other tensor as it is."""
-    part: Tensor = x.to_local() if is_sharded(x) else x
-    return part
+    part: Callable[[], Tensor] | None = getattr(x, "to_local", None)
+    return x if part is None else part()

@@ -161,6 +161,15 @@ class DataConfig:
     """Whether batches also carry each view as it was before its colours were changed."""
     split: str = "train"
     """Split of the set to train on; "all" takes every face."""
+    people: bool = field(default=False, metadata=LATER)
+    """Whether batches say who is shown, for methods that learn from it: only faces of people whom the set names are
+    then used, and the others are counted out."""
+    least_per_person: int = field(default=1, metadata=LATER)
+    """With people: nobody with fewer faces takes part."""
+    most_per_person: int | None = field(default=None, metadata=LATER)
+    """With people: so many faces of each at most, drawn by the seed (few-shot training); None: all."""
+    share_of_people: float = field(default=1.0, metadata=LATER)
+    """With people: the share of them that takes part, drawn by the seed."""
 
     @property
     def views(self) -> tuple[ViewConfig, ...]:
@@ -188,6 +197,8 @@ class OptimConfig:
     """Weight decay at the end, reached along half a cosine; None: the same throughout."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's momenta."""
+    layer_decay: float | None = field(default=None, metadata=LATER)
+    """Factor on the learning rate from each of the encoder's layers to the one before it; None: one rate for all."""
     clip: float | None = None
     """Largest global gradient norm; None does not clip."""
     clip_each: float | None = None
@@ -200,6 +211,26 @@ class OptimConfig:
     @property
     def peak_lr(self) -> float:
         return self.lr_per_256 * self.faces_per_step / 256
+
+
+PROBES = ("ranks", "regions", "teacher", "targets", "identity", "attributes", "landmarks", "parsing", "pictures")
+Probe = Literal["ranks", "regions", "teacher", "targets", "identity", "attributes", "landmarks", "parsing", "pictures"]
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What is looked at while it trains (docs/watching.md). Looking changes no result."""
+
+    probes: tuple[Probe, ...] = PROBES  # type: ignore[assignment]
+    """What to measure: ranks (RankMe, spread, likeness), regions (RankMe of eyes, mouth, skin), teacher (its distance
+    from the student), targets (spread of what a teacher shows), identity, attributes, landmarks and parsing where the
+    watched set has such labels, pictures (what a masked autoencoder paints). None: do not look."""
+    faces: int = 128
+    """Faces that are looked at, the same each time; from people outside the training split where there are enough."""
+    every: int | None = None
+    """Steps between looks, at least; None: those between rows of log.jsonl."""
+    share: float = 0.02
+    """Largest share of the run's time that looking may take: looks are put off until they fit."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +264,10 @@ class LoopConfig:
     """Steps between rows of log.jsonl."""
     tune_cpu: bool = True
     """Faster CPU kernels and memory allocation (measured in docs/performance.md); off leaves torch's defaults."""
+    watch: WatchConfig = field(default=WatchConfig(), metadata=LATER)
+    """What is looked at while it trains."""
+    tensorboard: bool = field(default=False, metadata=LATER)
+    """Also write TensorBoard event files into RUN/tensorboard (pip install 'fusiform[tensorboard]')."""
 
 
 class MethodConfig(Protocol):
@@ -257,13 +292,17 @@ class Recipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
     about: str = ""
     """One sentence: what it reproduces, or what it is for."""
+    continues: str = field(default="", metadata=LATER)
+    """Recipe whose run it is meant to start from; empty where it starts from random weights."""
+    start: str | None = field(default=None, metadata=LATER)
+    """SHA-256 of what the run started from (`fusiform.starting`), which the engine fills in."""
 
     @property
     def identity(self) -> str:
         """Twelve hex digits over everything that may change the result."""
         values = to_json(from_json(self, to_json(self)))  # 10 and 10.0 epochs are one run
-        for group in ("loop", "about", "name"):
-            values.pop(group)
+        for group in ("loop", "about", "name", "continues"):
+            values.pop(group, None)
         values["class"] = f"{type(self.method).__module__}.{type(self.method).__qualname__}"
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +16,9 @@ from fusiform.config import Recipe
 from fusiform.encoder import Encoder
 from fusiform.errors import Interrupted, OutOfMemory
 from fusiform.faces.faceset import FaceSet
+from fusiform.faces.people import chosen, settled
 from fusiform.faces.stream import IN_MEMORY, Stream, batches
+from fusiform.starting import Start
 from fusiform.together import SharedRun
 from fusiform.training import Training, describe
 from fusiform.world import World, local_ranks, ranks
@@ -22,11 +26,26 @@ from fusiform.world import World, local_ranks, ranks
 Watcher = Callable[[Clock, dict[str, float]], None]
 """Called after every step with the clock and what was logged ({} between log rows): progress bars live outside."""
 
-__all__ = ["Training", "Watcher", "describe", "pretrain"]
+Look = Callable[[Training, World, Clock, Mapping[str, float]], Sequence[Mapping[str, Any]]]
+"""Called after every step like a watcher, and may look at what trains; what it returns becomes rows of the log. It must
+leave weights, modes and generators as they were. All ranks call it, and only the first one's rows are kept."""
+
+__all__ = ["Look", "Training", "Watcher", "describe", "pretrain"]
 
 
-def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = lambda _clock, _row: None) -> Encoder:
+def pretrain(
+    recipe: Recipe,
+    faces: FaceSet,
+    folder: Path,
+    *,
+    start: Start | None = None,
+    watch: Watcher = lambda _clock, _row: None,
+    look: Look = lambda _training, _world, _clock, _row: (),
+) -> Encoder:
     """Run `recipe` on `faces` in `folder`, or continue what is there, and return the encoder.
+
+    Args:
+        start: weights to begin with instead of random ones.
 
     A run that is stopped at any moment and started again ends with the same weights, bit for bit, as one that was not.
     Under torchrun all processes call this alike, and only the first one writes.
@@ -39,18 +58,24 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
         RankLost: another process of the run is gone.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
+    of_run = chosen(faces, recipe.data, recipe.optim.seed)
+    recipe = settled(recipe, faces, of_run.rows)
     torch.manual_seed(stream_seed(recipe.optim.seed, "init"))
     with _memory_explained(recipe):
         method = recipe.method.build(recipe.vit)  # first, so that what it refuses leaves no folder behind
+    notes = {"faces": describe(faces)} | ({"people": dict(of_run.counts)} if of_run.counts else {})
+    if start is not None:
+        start.into(method, recipe.vit)
+        recipe, notes = replace(recipe, start=start.sha256), notes | start.notes()
     with (
         World.start(recipe.loop) as world,
-        SharedRun(world.group, Path(folder), recipe, {**world.describe(), "faces": describe(faces)}) as run,
+        SharedRun(world.group, Path(folder), recipe, world.describe() | notes) as run,
         world.group.watched(),
         _memory_explained(recipe),
     ):
         stream = Stream(
             faces=faces,
-            rows=faces.rows(recipe.data.split),
+            rows=of_run.rows,
             data=recipe.data,
             image_size=recipe.vit.image_size,
             seed=recipe.optim.seed,
@@ -61,34 +86,36 @@ def pretrain(recipe: Recipe, faces: FaceSet, folder: Path, *, watch: Watcher = l
             faces_per_micro_batch=recipe.loop.faces_per_micro_batch,
         ).in_memory(IN_MEMORY // local_ranks())
         training = Training(recipe, method.to(world.device), stream.steps_per_epoch, world)
-        start = run.restore(training)
-        began, began_at = time.monotonic(), start
+        done = run.restore(training)
+        began, began_at = time.monotonic(), done
         away = world.device.type != "cpu"
         source = batches(
             stream,
-            start,
+            done,
             training.total_steps,
             workers=recipe.loop.workers,
             background=away or None,
             pin=world.device.type == "cuda",
         )
-        for step, batch in enumerate(source, start):
+        for step, batch in enumerate(source, done):
             clock = training.clock(step, world.rank)
             row = training.step(batch.to(world.device), clock, world)
             if step % recipe.loop.log_every == 0 or step + 1 == training.total_steps:
                 numbers = world.group.mean(row)
                 speed = (step + 1 - began_at) * recipe.optim.faces_per_step / (time.monotonic() - began)
                 run.log({"step": step, "epoch": clock.epoch, **numbers, "faces_per_second": speed})
-                watch(clock, numbers)
             else:
-                watch(clock, {})
+                numbers = {}
+            for found in look(training, world, clock, numbers):
+                run.log(found)
+            watch(clock, numbers)
             stopping = world.asked_to_stop()
             if stopping or ((step + 1) % recipe.loop.checkpoint_every == 0 and step + 1 < training.total_steps):
                 run.save(step + 1, training)
             if stopping:
                 raise Interrupted.at(step + 1, str(folder))
         run.finish(training)
-        encoder = training.encoder(faces)
+        encoder = training.encoder(faces) if start is None else start.descend(training.encoder(faces))
         world.group.on_first(lambda: encoder.save(Path(folder) / "encoder"))
         return encoder
 

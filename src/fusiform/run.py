@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_MAY_CHANGE = ("arithmetic", "tuning")
+_MAY_CHANGE = ("arithmetic", "tuning", "started_from")  # of the last one the recipe's `start` holds the hash
 _OWN = ("config.json", "log.jsonl", "lock", "done.json")
 
 
@@ -304,10 +304,12 @@ def _refuse_other_results(folder: Path, stored: Mapping[str, Any], asked: Mappin
         values.update({f"{k} (note)": v for k, v in _flat(notes).items() if k.split(".")[0] not in _MAY_CHANGE})
     flags = []
     for name in sorted({*before, *now}):
-        if name.split(".")[0] in ("loop", "name", "about") or before.get(name) == now.get(name):
+        if name.split(".")[0] in ("loop", "name", "about", "continues") or before.get(name) == now.get(name):
             continue
         differ.append(f"{name}: stored {before.get(name, 'nothing')}, asked {now.get(name, 'nothing')}")
-        if "(" not in name and name in before:
+        if name == "start" and name in before:
+            flags.append(f"--start with the folder whose SHA-256 that is, {stored['notes']['started_from']['folder']}")
+        elif "(" not in name and name in before:
             flags.append(f"--{name.replace('_', '-')} {_typed(before[name])}")
     if differ:
         to_go_on = f"to go on with it: {' '.join(flags)}; " if flags else ""

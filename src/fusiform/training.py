@@ -64,7 +64,10 @@ class Training:
             lr=optim.peak_lr,
             weight_decay=optim.weight_decay,
             betas=optim.betas,
+            layer_decay=optim.layer_decay,
+            depth=recipe.vit.depth,
             no_decay=method.no_decay,
+            decay_shares=method.decay_shares,
         )
         self.last_good: Path | None = None
         """Newest checkpoint: what an error names."""
@@ -177,6 +180,7 @@ class Training:
             "steps": self.total_steps,
             "faces_seen": self.total_steps * self.recipe.optim.faces_per_step,
             "faces": describe(faces),
+            "licences_of_faces": faces.info.get("licences", {}),
         }
         return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card, pooling=self.method.pooling)
 

@@ -18,9 +18,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("faces", "methods", "tasks", "probes"),
     (
         *("optim", "group", "world", "checkpoint", "sharded", "run", "encoder", "weights", "recipes"),
-        *("parallel", "training", "together", "engine"),
+        *("parallel", "training", "together", "starting", "engine"),
         *(
             "embedding",
+            "watching",
             "probing",
             "heads",
             "answers",

@@ -29,6 +29,8 @@ class PretrainFlags(Generic[M]):
     """The set to train on (made by curate or render)."""
     out: Path
     """Folder of the run."""
+    start: Path | None
+    """A finished run, or an encoder's folder, whose weights to begin with; None: random ones."""
     method: M
     """The method's own settings."""
     vit: ViTConfig = field(default_factory=ViTConfig)
@@ -50,6 +52,7 @@ def pretrain(words: list[str]) -> int:
         default=PretrainFlags(
             faces=tyro.MISSING,
             out=tyro.MISSING,
+            start=None,
             method=recipe.method,
             vit=recipe.vit,
             data=recipe.data,
@@ -60,9 +63,21 @@ def pretrain(words: list[str]) -> int:
     for group in ("method", "vit", "data", "optim", "loop"):
         recipe = replace_path(recipe, group, getattr(flags, group))
 
-    from fusiform.faces.shards import FaceSet
+    if recipe.continues and flags.start is None:
+        raise ConfigError(
+            f"The recipe '{recipe.name}' goes on from another run, and none is named",
+            expected=f"a finished run of '{recipe.continues}', or an encoder of the same shape",
+            do="--start RUN",
+        )
 
-    encoder = train(recipe, FaceSet.open(flags.faces), flags.out, label=recipe.name)
+    from fusiform.faces.shards import FaceSet
+    from fusiform.starting import Start
+
+    faces = FaceSet.open(flags.faces)
+    start = None if flags.start is None else Start.read(flags.start, recipe)
+    if start is not None and first_rank():
+        sys.stdout.write(_began(start, faces))
+    encoder = train(recipe, faces, flags.out, label=recipe.name, start=start)
     if not first_rank():
         return 0
     sys.stdout.write(f"encoder {encoder.sha256[:12]} in {flags.out / 'encoder'}\n")
@@ -70,7 +85,18 @@ def pretrain(words: list[str]) -> int:
     return 0
 
 
-def train(recipe: Recipe, faces: Any, out: Path, *, label: str) -> Any:
+def _began(start: Any, faces: Any) -> str:
+    """What a run starts from, as lines."""
+    lines = [f"starts from {start.encoder.name} {start.sha256[:12]} in {start.folder}: {start.taken}"]
+    if start.left_out:
+        lines.append(f"    left out on purpose: {', '.join(start.left_out)}")
+    had, now = start.encoder.crop.template, faces.crop.template
+    if had != now:
+        lines.append(f"    it has seen faces cropped by template '{had}'; these are cropped by '{now}'")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = None) -> Any:
     """`engine.pretrain` with progress on the terminal, that of the first rank only."""
     from fusiform.clock import Clock
     from fusiform.engine import pretrain as run
@@ -87,7 +113,7 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str) -> Any:
         bar[0].advance(per_step, **({"loss": f"{row['loss']:.4f}", "epoch": f"{clock.epoch:.1f}"} if row else {}))
 
     try:
-        return run(recipe, faces, out, watch=watch)
+        return run(recipe, faces, out, start=start, watch=watch)
     finally:
         for each in bar:
             each.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import torch
@@ -17,10 +18,17 @@ class Teacher(nn.Module):
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(student).requires_grad_(False)
+        self._student = weakref.ref(student)
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
+
+    def copy_again(self) -> None:
+        """Be a copy of the student as it is now: its weights came from elsewhere after the teacher was made."""
+        student = self._student()
+        assert student is not None, "a teacher is made of a module that its method keeps"
+        self.module.load_state_dict(student.state_dict(), strict=True)
 
     @torch.no_grad()
     def follow(self, student: nn.Module, momentum: float, *, buffers: bool = True) -> None:

@@ -13,6 +13,8 @@ TABLE: dict[str, str] = {
     "mae-face": "fusiform.recipes.mae_face:MAE_FACE",
     "mae-face-as-released": "fusiform.recipes.mae_face:AS_RELEASED",
     "mae-face-quick": "fusiform.recipes.mae_face:QUICK",
+    "mae-face-second": "fusiform.recipes.mae_face:SECOND",
+    "mae-face-second-quick": "fusiform.recipes.mae_face:SECOND_QUICK",
     "camd": "fusiform.recipes.camd:PLAIN",
     "camd-as-released": "fusiform.recipes.camd:AS_RELEASED",
     "camd-quick": "fusiform.recipes.camd:QUICK",
@@ -24,6 +26,14 @@ TABLE: dict[str, str] = {
     "lafs": "fusiform.recipes.lafs:PLAIN",
     "lafs-as-released": "fusiform.recipes.lafs:AS_RELEASED",
     "lafs-quick": "fusiform.recipes.lafs:QUICK",
+    "lafs-stage-1": "fusiform.recipes.recognition:STAGE_1",
+    "lafs-stage-1-as-released": "fusiform.recipes.recognition:STAGE_1_AS_RELEASED",
+    "lafs-stage-1-quick": "fusiform.recipes.recognition:STAGE_1_QUICK",
+    "lafs-stage-3": "fusiform.recipes.recognition:STAGE_3",
+    "lafs-stage-3-as-released": "fusiform.recipes.recognition:STAGE_3_AS_RELEASED",
+    "lafs-stage-3-quick": "fusiform.recipes.recognition:STAGE_3_QUICK",
+    "recognition": "fusiform.recipes.recognition:RECOGNITION",
+    "recognition-quick": "fusiform.recipes.recognition:QUICK",
     "demo": "fusiform.recipes.mae_face:DEMO",
 }
 """Name -> `module:NAME`. Imported when asked for, so that `--help` stays quick."""

@@ -70,4 +70,20 @@ QUICK = Recipe(
     loop=LoopConfig(checkpoint_every=500, log_every=20),
 )
 
+SECOND = replace(
+    MAE_FACE,
+    name="mae-face-second",
+    about="The second pass of MAE-Face: on the faces of the task to come, from a run of the first (--start).",
+    optim=OptimConfig(epochs=50, faces_per_step=256, lr_per_256=7.5e-5, warmup_epochs=2.5),
+    continues="mae-face",
+)
+
+SECOND_QUICK = replace(
+    QUICK,
+    name="mae-face-second-quick",
+    about="The same for a run of mae-face-quick.",
+    optim=OptimConfig(epochs=12, faces_per_step=128, lr_per_256=1e-3, warmup_epochs=1),
+    continues="mae-face-quick",
+)
+
 DEMO = replace(QUICK, name="demo", about="What `make demo` trains.")

@@ -25,16 +25,18 @@ VERBS: dict[str, Verb] = {
     "render": Verb("make faces whose labels are known exactly", "fusiform.commands.rendering:render"),
     "curate": Verb("photos to a set of aligned faces, with ledger and data card", "fusiform.commands.faces:curate"),
     "shards": Verb("check a set's files", "fusiform.commands.faces:shards"),
-    "weights": Verb("face models' weight files; encoders from foreign ones", "fusiform.commands.faces:weights"),
+    "weights": Verb("published encoders and face models: list, fetch, import", "fusiform.commands.weights:weights"),
     "show": Verb("what a recipe is: settings, parameters, cost", "fusiform.commands.training:show"),
     "pretrain": Verb("train an encoder on a set", "fusiform.commands.training:pretrain"),
     "evaluate": Verb("measure an encoder beside the untrained one", "fusiform.commands.measuring:evaluate"),
+    "head": Verb("train a head for a task and keep it in a model's folder", "fusiform.commands.head:head"),
     "compare": Verb(
         "encoders and recipes side by side, at equal budget, with verdicts", "fusiform.commands.comparing:compare"
     ),
     "doctor": Verb(
         "is this machine ready; are labelled sets what their makers published", "fusiform.commands.doctor:doctor"
     ),
+    "export": Verb("an encoder or a trained task as ONNX and other files", "fusiform.commands.export:export"),
     "report": Verb("one HTML page about a run", "fusiform.commands.measuring:report"),
 }
 

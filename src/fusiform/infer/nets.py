@@ -177,13 +177,16 @@ def net_from(
     """
     try:
         if isinstance(protocol, LinearProbe):
-            named = {name: tensors[name] for name in ("mean", "inverse_std", "weight", "intercept")}
-            features, width = named["mean"], named["intercept"]
-            if named["weight"].shape != (len(features), len(width)) or named["inverse_std"].shape != features.shape:
-                raise WeightsError(f"{where} holds a linear map of {tuple(named['weight'].shape)}")
-            return RidgeNet(**named, features=described["features"], layer=described["layer"])
-        fixed = lambda: (tensors["centre"], tensors["spread"])  # noqa: E731
-        goal = goal_with(task, protocol, int(described["outputs"]), encoder.vit.config.grid, fixed)
+            parts = [tensors[name] for name in ("mean", "inverse_std", "weight", "intercept")]
+            mean, inverse_std, weight, intercept = parts
+            if weight.shape != (len(mean), len(intercept)) or inverse_std.shape != mean.shape:
+                raise WeightsError(f"{where} holds a linear map of {tuple(weight.shape)}")
+            return RidgeNet(mean, inverse_std, weight, intercept, described["features"], described["layer"])
+
+        def scale() -> tuple[Tensor, Tensor]:
+            return tensors["centre"], tensors["spread"]
+
+        goal = goal_with(task, protocol, int(described["outputs"]), encoder.vit.config.grid, scale)
         state = {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
         if isinstance(protocol, AttentiveProbe):
             head = attending.network(encoder, task, protocol, goal)

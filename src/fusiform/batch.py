@@ -29,6 +29,8 @@ class FaceBatch:
     """(B, V, K, 2) float32 in pixels of the view, where the set has points."""
     clean: Tensor | None = None
     """(B, V, 3, H, W) uint8: the same views before their colours were changed, where the recipe keeps them."""
+    people: Tensor | None = None
+    """(B,) int64: number of the person, from 0, where the recipe asks for it (`data.people`)."""
     template: str = ""
     """Family of the crop template that the set's faces were aligned to, which says where their parts lie."""
 
@@ -52,6 +54,7 @@ class FaceBatch:
             flipped=act(self.flipped),
             landmarks=None if self.landmarks is None else act(self.landmarks),
             clean=None if self.clean is None else act(self.clean),
+            people=None if self.people is None else act(self.people),
         )
 
     def rows(self, start: int, stop: int) -> FaceBatch:
@@ -63,5 +66,6 @@ class FaceBatch:
             flipped=self.flipped[start:stop],
             landmarks=None if self.landmarks is None else self.landmarks[start:stop],
             clean=None if self.clean is None else self.clean[start:stop],
+            people=None if self.people is None else self.people[start:stop],
             template=self.template,
         )

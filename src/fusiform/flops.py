@@ -12,7 +12,7 @@ and everything that depends on values or on random draws still runs as it does i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ SMALL = (2, 4, 6)
 losses that compare faces with faces are quadratic in the faces, all else is linear or the same for any number."""
 BUILT = 3 * 10**7
 """Parameters up to which a method is built as it is; larger ones are built without values."""
+NOMINAL_PEOPLE = 93_431
+"""People that are counted where a recipe tells apart as many as its set has, and there is no set: those of MS1MV3."""
 _MAX_ZEROED = 2**22
 """Elements up to which a left-out product is zeros; larger ones (gradients of weights) are left as they come."""
 
@@ -127,6 +129,8 @@ def cost(recipe: Recipe) -> Cost:
     Raises:
         ConfigError: what the method's own `build` refuses, such as a frozen encoder that is named and not there.
     """
+    if getattr(recipe.method, "people", 0) is None:
+        recipe = replace(recipe, method=replace(recipe.method, people=NOMINAL_PEOPLE))
     method = _build(recipe)
     size = recipe.loop.faces_per_micro_batch or recipe.optim.faces_per_step
     counts = [_count(recipe, method, n) for n in SMALL]
@@ -247,6 +251,7 @@ def _batch(recipe: Recipe, faces: int) -> FaceBatch:
         flipped=torch.zeros(faces, views, dtype=torch.bool),
         landmarks=torch.rand(faces, views, 68, 2) * side if recipe.data.landmarks else None,
         clean=torch.randint(0, 256, shape, dtype=torch.uint8) if recipe.data.keep_clean else None,
+        people=torch.zeros(faces, dtype=torch.int64) if recipe.data.people else None,
         template="loose",
     )
 

@@ -235,6 +235,25 @@ def cosface(cosines: Tensor, labels: Tensor, scale: float = 64.0, margin: float 
     return scale * (cosines - margin * y.to(cosines.dtype))
 
 
+def arcface(cosines: Tensor, labels: Tensor, scale: float = 64.0, margin: float = 0.5) -> Tensor:
+    """Logits scale * cos(angle + margin * y) of the additive angular margin loss (Deng et al., "ArcFace", CVPR 2019,
+    equation 3).
+
+    Where the angle with its margin would exceed pi, and the cosine rise again, cos(angle) - m sin(m) takes its place (m
+    being margin * y), as in the authors' code: it goes on falling.
+
+    Args:
+        cosines: (B, C) between embeddings and class weights.
+        labels: as in `cosface`; a share of a class scales its margin.
+    """
+    y = F.one_hot(labels, cosines.shape[1]) if labels.ndim == 1 else labels
+    m = margin * y.to(cosines.dtype)
+    # the sine's slope is not finite where a cosine is 1 or -1
+    sines = (1.0 - cosines.square()).clamp_min(1e-12).sqrt()
+    beyond = cosines < -m.cos()
+    return scale * torch.where(beyond, cosines - m * m.sin(), cosines * m.cos() - sines * m.sin())
+
+
 def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over faces of -sum_c y_c log softmax(logits)_c; `labels` (B,) or (B, C), as in `cosface`."""
     return F.cross_entropy(_wide(logits), labels if labels.ndim == 1 else labels.to(_wide(logits).dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,14 @@ _FUSED = ("cpu", "cuda", "mps", "xpu")
 
 
 def vit_layer(name: str, depth: int) -> int:
-    """The layer of a ViT's parameter: 0 for tokens, positions, patches; i + 1 for block i; depth + 1 for the rest.
+    """The layer of a ViT's parameter: 0 for tokens, positions, patches and a network that finds landmarks; i + 1 for block i; depth + 1 for the rest.
 
     `name` may have a prefix ("encoder.blocks.3.norm1.weight"). Source: BEiT, and MAE's fine-tuning after it.
     """
     parts = name.split(".")
     if "blocks" in parts and parts[parts.index("blocks") + 1].isdigit():
         return int(parts[parts.index("blocks") + 1]) + 1
-    if parts[-1] in TOKENS or "patch_embed" in parts:
+    if parts[-1] in TOKENS or "patch_embed" in parts or "landmarks" in parts:
         return 0
     return depth + 1
 
@@ -38,6 +39,7 @@ def adamw(
     layer_decay: float | None = None,
     depth: int | None = None,
     no_decay: Collection[str] = (),
+    decay_shares: Mapping[str, float] = MappingProxyType({}),
     layer_of: Callable[[str, int], int] = vit_layer,
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that train, in as few groups as their settings allow.
@@ -53,20 +55,22 @@ def adamw(
         layer_decay: None for one learning rate.
         depth: number of the encoder's blocks; needed with `layer_decay`.
         no_decay: last parts of names that are not decayed besides (`TOKENS` for MAE's fine-tuning).
+        decay_shares: beginnings of names whose weight decay is this share of the others'.
         layer_of: (name, depth) -> layer in 0..depth + 1.
     """
     if layer_decay is not None and depth is None:
         raise ValueError("layer_decay needs depth")
     # sharded parameters and whole ones are stepped apart: no fused kernel takes both at once
-    groups: dict[tuple[float, bool, bool], list[tuple[str, nn.Parameter]]] = {}
+    groups: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
         decayed = parameter.ndim > 1 and not name.endswith(".bias") and name.split(".")[-1] not in no_decay
+        share = next((s for start, s in decay_shares.items() if name.startswith(start)), 1.0) if decayed else 0.0
         scale = 1.0
         if layer_decay is not None and depth is not None:
             scale = layer_decay ** (depth + 1 - layer_of(name, depth))
-        groups.setdefault((scale, decayed, is_sharded(parameter)), []).append((name, parameter))
+        groups.setdefault((scale, share, is_sharded(parameter)), []).append((name, parameter))
     parameters = [p for group in groups.values() for _, p in group]
     fused = bool(parameters) and all(p.device.type in _FUSED and p.is_floating_point() for p in parameters)
     return torch.optim.AdamW(
@@ -75,10 +79,10 @@ def adamw(
                 "params": named,
                 "lr": lr * scale,
                 "lr_scale": scale,
-                "weight_decay": weight_decay if decayed else 0.0,
-                "decayed": decayed,
+                "weight_decay": weight_decay * share,
+                "decay_share": share,
             }
-            for (scale, decayed, _), named in groups.items()
+            for (scale, share, _), named in groups.items()
         ],
         lr=lr,
         betas=betas,
@@ -93,9 +97,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
-    """Give every group that is decayed at all this weight decay."""
+    """Give every group its share of this weight decay, which is none for those that are not decayed at all."""
     for group in optimizer.param_groups:
-        group["weight_decay"] = weight_decay if group["decayed"] else 0.0
+        group["weight_decay"] = weight_decay * group["decay_share"]
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from fusiform.faces.shards import FaceSet, StoredFace, commit_chunk, finish_set
 from fusiform.measurement import EXACT_POINTS, Crop
 
 FACES = 48
+PEOPLE = 8
 SIDE = 40
 
 
@@ -37,7 +38,7 @@ def faces(tmp_path_factory) -> FaceSet:
     for i in range(FACES):
         data = io.BytesIO()
         Image.fromarray(blob(rng)).save(data, "JPEG", quality=95)
-        stored.append(StoredFace(key=f"{i:04d}", jpeg=data.getvalue(), labels={}, person=str(i % 8)))
+        stored.append(StoredFace(key=f"{i:04d}", jpeg=data.getvalue(), labels={}, person=str(i % PEOPLE)))
     commit_chunk(folder, 0, stored, [])
     crop = Crop(template="loose", size=SIDE, detector=EXACT_POINTS)
     return finish_set(Path(folder), name="blobs", crop=crop, made_by="tests", created="2026-01-01")
@@ -61,6 +62,7 @@ def shrunk(recipe: Recipe, other_encoder: Path) -> Recipe:
     small |= {"feature_encoder": str(other_encoder)}
     small |= {"landmarks": "grid", "sparse": 4, "prototypes": 32, "head_hidden": 32, "bottleneck": 256, "jitter": 1.5}
     small |= {"freeze_prototypes": 0.0, "sparse_views": 2}
+    small |= {"people": PEOPLE, "keep_landmarks": False, "mixup": 1.0}
     fitting = {name: value for name, value in small.items() if hasattr(method, name)}
     return replace(
         recipe,

@@ -402,7 +402,7 @@ def test_distillation_step(fixtures_dir: Path) -> None:
         assert relative(gradient.norm(), norm) < EXACT, theirs
 
     optimizer = adamw(trained.items(), config["lr"], config["weight_decay"], tuple(config["betas"]))
-    decayed = {id(p) for group in optimizer.param_groups if group["decayed"] for p in group["params"]}
+    decayed = {id(p) for group in optimizer.param_groups if group["decay_share"] for p in group["params"]}
     for group, expected in (("wd_group0", True), ("wd_group1", False)):
         for theirs in stored[group].tolist():
             if theirs not in stored["params_without_grad"]:

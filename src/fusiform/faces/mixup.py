@@ -17,8 +17,15 @@ def mixed(images: Tensor, labels: Tensor, share: float, classes: int) -> tuple[T
 
     Returns: pictures as given, and (B, classes).
     """
-    one_hot = F.one_hot(labels, classes).to(images.dtype)
-    return images * share + images.flip(0) * (1 - share), one_hot * share + one_hot.flip(0) * (1 - share)
+    return mixed_with(images, labels, images.flip(0), labels.flip(0), share, classes)
+
+
+def mixed_with(
+    images: Tensor, labels: Tensor, others: Tensor, their_labels: Tensor, share: float, classes: int
+) -> tuple[Tensor, Tensor]:
+    """As `mixed`, with the given counterparts."""
+    ours, theirs = (F.one_hot(y, classes).to(images.dtype) for y in (labels, their_labels))
+    return images * share + others * (1 - share), ours * share + theirs * (1 - share)
 
 
 def drawn_share(rng: np.random.Generator, alpha: float, probability: float) -> float:

@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from fusiform.config import DataConfig
 from fusiform.errors import ConfigError, DataError, FusiformError, FusiformWarning
 from fusiform.faces.colour import Recolouring, draw, recolour
 from fusiform.faces.faceset import FaceSet, Rows
+from fusiform.faces.people import numbered
 from fusiform.faces.views import random_box, render_view, view_points
 
 IN_MEMORY = 2**30
@@ -87,9 +88,10 @@ class Stream:
             )
         share, micro = self.faces_per_step // self.world_size, self.faces_per_micro_batch
         if micro is not None and (micro < 1 or share % micro):
+            fits = next(size for size in range(max(1, min(micro, share)), 0, -1) if share % size == 0)
             raise ConfigError(
                 f"{share} faces per step and rank do not divide into micro-batches of {micro}",
-                do=f"--loop.faces-per-micro-batch {_divisor(share, micro)}",
+                do=f"--loop.faces-per-micro-batch {fits}",
             )
         if len(self.rows) < self.faces_per_step:
             raise ConfigError(
@@ -103,6 +105,11 @@ class Stream:
                 f"The faces of '{self.faces.folder}' have no landmarks, which this method needs",
                 expected="a set made by `fusiform render`, or by `fusiform curate` with a landmark model",
             )
+
+    @cached_property
+    def people(self) -> Tensor:
+        """(N,) number of each face's person, in the order of `rows`."""
+        return torch.from_numpy(numbered(self.faces, self.rows)[0])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -122,8 +129,7 @@ class Stream:
         # the n-th micro-batches of all ranks, side by side, are the n-th part of what one process would go through
         chosen = together.reshape(-1, self.world_size, self.faces_per_micro_batch or share)[:, self.rank].ravel()
         ids = self.rows[chosen]
-        side, size = self.faces.crop.size, self.image_size
-        views = self.data.views
+        side, size, views = self.faces.crop.size, self.image_size, self.data.views
         images = torch.empty(share, len(views), 3, size, size, dtype=torch.uint8)
         boxes = np.empty((share, len(views), 4), np.float32)
         flipped = np.empty((share, len(views)), np.bool_)
@@ -153,6 +159,7 @@ class Stream:
             flipped=torch.from_numpy(flipped),
             landmarks=_stacked(points, share, len(views)).float() if self.landmarks else None,
             clean=clean,
+            people=self.people[chosen.tolist()] if self.data.people else None,
             template=self.faces.crop.template,
         )
 
@@ -237,11 +244,6 @@ def _stacked(points: list[NDArray[np.float64]], faces: int, views: int) -> Tenso
     if len(counts) != 1:
         raise DataError(f"The faces have {counts} landmarks", expected="the same number for every face of a set")
     return torch.from_numpy(np.stack(points).reshape(faces, views, counts[0], 2))
-
-
-def _divisor(share: int, wished: int) -> int:
-    """The largest micro-batch of at most `wished` faces that divides `share`."""
-    return next(size for size in range(max(1, min(wished, share)), 0, -1) if share % size == 0)
 
 
 @dataclass(frozen=True)

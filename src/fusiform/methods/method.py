@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor, nn
@@ -40,6 +41,9 @@ class Method(nn.Module, abc.ABC):
 
     no_decay: tuple[str, ...] = ()
     """Last parts of names of parameters that are not decayed, besides biases, norms and those of one dimension."""
+
+    decay_shares: Mapping[str, float] = MappingProxyType({})
+    """Beginnings of names of parameters whose weight decay is this share of the others'."""
 
     set_by_hand: tuple[str, ...] = ()
     """Names of modules whose parameters the method also sets itself: they stay whole where others are sharded."""

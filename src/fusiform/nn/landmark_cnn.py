@@ -12,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fusiform.nn.landmark_patches import grid_landmarks
+from fusiform.nn.norms import PixelBatchNorm
+
 
 class _Row(NamedTuple):
     kernel: int
@@ -65,14 +68,14 @@ class Bottleneck(nn.Module):
         wide = row.expanded
         self.conv = nn.Sequential(
             nn.Conv2d(into, wide, 1, bias=False),
-            nn.BatchNorm2d(wide),
+            PixelBatchNorm(wide),
             act(),
             nn.Conv2d(wide, wide, row.kernel, row.stride, row.kernel // 2, groups=wide, bias=False),
-            nn.BatchNorm2d(wide),
+            PixelBatchNorm(wide),
             SqueezeExcite(wide) if row.squeeze else nn.Identity(),
             act(),
             nn.Conv2d(wide, row.out, 1, bias=False),
-            nn.BatchNorm2d(row.out),
+            PixelBatchNorm(row.out),
         )
         self.residual = row.stride == 1 and into == row.out
 
@@ -86,7 +89,7 @@ class MobileNetFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish())
+        stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), PixelBatchNorm(16), nn.Hardswish())
         widths = [16, *(row.out for row in _TABLE)]
         self.features = nn.Sequential(
             stem, *(Bottleneck(into, row) for into, row in zip(widths[:-1], _TABLE, strict=True))
@@ -112,6 +115,21 @@ class LandmarkCNN(nn.Module):
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out")
+
+    def start_on_grid(self, patch: int, spread: float = 0.01) -> None:
+        """Find a regular grid in every picture, and move from there: with the last layer's weights drawn at random it
+        would begin with random places, other ones in every step of dropout.
+
+        Args:
+            patch: side of the cells whose centres the landmarks are, row by row.
+            spread: standard deviation of the last layer's weights, by which landmarks follow the picture; the grid's
+                own coordinates, which become that layer's biases, lie between -1 and 1.
+        """
+        last = self.output_layer[1]
+        grid = grid_landmarks(self.image_size // patch, patch)
+        with torch.no_grad():
+            nn.init.normal_(last.weight, std=spread)
+            last.bias.copy_((grid / self.image_size * 2 - 1).flatten())
 
     def raw(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, 2N) numbers without a unit."""

@@ -56,6 +56,22 @@ class TokenBatchNorm(nn.Module):
         return out.view(x.shape)
 
 
+class PixelBatchNorm(BatchNorm):
+    """BatchNorm of (B, C, H, W) over faces and pixels together, those of all ranks. Names are `nn.BatchNorm2d`'s."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, across_ranks=True)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim != 4:
+            raise ValueError(f"{input.ndim} dimensions instead of 4")
+
+    def _together(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        rows = super()._together(x.movedim(1, -1).reshape(-1, C))
+        return rows.view(B, H, W, C).movedim(-1, 1)
+
+
 class LayerScale(nn.Module):
     """A learned factor for each channel of a residual branch (Touvron et al., "Going deeper with image transformers",
     ICCV 2021)."""

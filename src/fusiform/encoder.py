@@ -1,12 +1,14 @@
 """`Encoder`, the product: weights, the pixel statistics and crop they were trained with, and a card.
 
 On disk it is a folder of two files: `encoder.safetensors` (no code is ever executed on loading) and `encoder.json`
-(shape, pixel statistics, crop, card, SHA-256 of the weights and of itself).
+(shape, pixel statistics, crop, card, SHA-256 of the weights and of itself). A published encoder (`fusiform publish`) is
+the same under the names that model hubs know: `model.safetensors`, and `config.json` with the card under "fusiform".
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +30,9 @@ from fusiform.protocols import POOLINGS, Pooling
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
+PUBLISHED_WEIGHTS, PUBLISHED_CARD = "model.safetensors", "config.json"
+PUBLISHED_KEY = "fusiform"
+"""Under which a published `config.json`, that belongs to other libraries too, has the card."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +87,19 @@ class Encoder:
         vit.load_state_dict(state, strict=True)
         return replace(self, vit=vit.train(self.vit.training))
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path | str) -> Path:
         """Write the folder, weights first and card last, each renamed into place when it is complete and on disk."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        weights, card = self.to_disk()
+        replace_file(folder / WEIGHTS, weights)
+        replace_file(folder / CARD, sealed_json(card))
+        return folder
+
+    def to_disk(self) -> tuple[bytes, dict[str, Any]]:
+        """The weights as a safetensors file, and the card that names their hash."""
         weights = self._bytes()
-        card = {
+        return weights, {
             "format": 1,
             "name": self.name,
             "vit": to_json(self.vit.config),
@@ -95,43 +108,74 @@ class Encoder:
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "card": dict(self.card),
         }
-        replace_file(folder / WEIGHTS, weights)
-        replace_file(folder / CARD, sealed_json(card))
-        return folder
 
     @classmethod
-    def load(cls, folder: Path) -> Encoder:
-        """Read a folder that `save` wrote.
+    def load(cls, folder: Path | str) -> Encoder:
+        """Read a folder that `save` or `fusiform publish` wrote.
 
         Raises:
             DataError: the folder is not an encoder, or its card is damaged.
             WeightsError: the weights are damaged or do not fit the shape in the card.
         """
-        for name in (WEIGHTS, CARD):
+        folder = Path(folder)
+        names = (WEIGHTS, CARD)
+        if not (folder / CARD).is_file() and is_published(folder):
+            names = (PUBLISHED_WEIGHTS, PUBLISHED_CARD)
+        for name in names:
             if not (folder / name).is_file():
                 raise DataError(
                     f"{folder} is not an encoder: it has no {name}",
-                    expected=f"a folder with {WEIGHTS} and {CARD}",
+                    expected=f"a folder with {WEIGHTS} and {CARD}, or a published one",
                     do="name the folder RUN/encoder of a finished run",
                 )
-        card = open_sealed_json(folder / CARD)
-        weights = (folder / WEIGHTS).read_bytes()
+        card = open_sealed_json(folder / CARD) if names[1] == CARD else _published_card(folder / PUBLISHED_CARD)
+        weights = (folder / names[0]).read_bytes()
         digest = hashlib.sha256(weights).hexdigest()
         if digest != card["weights_sha256"]:
             raise WeightsError(
-                f"{folder / WEIGHTS} has SHA-256 {digest}",
+                f"{folder / names[0]} has SHA-256 {digest}",
                 expected=f"{card['weights_sha256']} as its card says",
                 do="copy the encoder again, or repeat the run's last command",
             )
         pooling = card.get("pooling")  # cards written before there was a choice have none
         if pooling is not None and pooling not in POOLINGS:
             raise DataError(
-                f"{folder / CARD} has pooling {pooling!r}", expected=f"one of {', '.join(POOLINGS)}, or null"
+                f"{folder / names[1]} has pooling {pooling!r}", expected=f"one of {', '.join(POOLINGS)}, or null"
             )
-        vit = ViT(from_json(ViTConfig(), card["vit"], where=f"{folder / CARD}: vit"))
+        vit = ViT(from_json(ViTConfig(), card["vit"], where=f"{folder / names[1]}: vit"))
         try:
             vit.load_state_dict(load_tensors(weights), strict=True)
         except (RuntimeError, SafetensorError) as error:
-            raise WeightsError(f"{folder / WEIGHTS} does not fit its card: {error}") from error
+            raise WeightsError(f"{folder / names[0]} does not fit its card: {error}") from error
         crop = Crop.from_dict(card["crop"])
         return cls(vit.eval(), crop, name=card["name"], card=card["card"], pooling=pooling)
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder holds an encoder under the names of model hubs, whole or damaged."""
+    path = folder / PUBLISHED_CARD
+    if not path.is_file() or not (folder / PUBLISHED_WEIGHTS).is_file():
+        return False
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        return True  # and `load` says what is wrong with it
+    return isinstance(values, dict) and PUBLISHED_KEY in values
+
+
+def _published_card(path: Path) -> dict[str, Any]:
+    """The sealed card inside a `config.json`, whose other fields may change."""
+    try:
+        card = json.loads(path.read_bytes())[PUBLISHED_KEY]
+        whole = isinstance(card, dict) and json.loads(sealed_json(card)) == card
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise DataError(
+            f"{path} is damaged, or its '{PUBLISHED_KEY}' part was edited: the checksum does not fit",
+            expected="that part as `fusiform publish` wrote it",
+        )
+    del card["sha256"]
+    return dict(card)

@@ -27,6 +27,7 @@ from fusiform.measurement import Crop
 from fusiform.nn.positions import resize_table
 from fusiform.nn.vit import ViT
 from fusiform.protocols import POOLINGS, Pooling
+from fusiform.taint import warn_of_taint
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
@@ -111,7 +112,7 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path | str) -> Encoder:
-        """Read a folder that `save` or `fusiform publish` wrote.
+        """Read a folder that `save` or `fusiform publish` wrote. Warns where faces behind it were withdrawn since.
 
         Raises:
             DataError: the folder is not an encoder, or its card is damaged.
@@ -148,6 +149,7 @@ class Encoder:
         except (RuntimeError, SafetensorError) as error:
             raise WeightsError(f"{folder / names[0]} does not fit its card: {error}") from error
         crop = Crop.from_dict(card["crop"])
+        warn_of_taint(folder)
         return cls(vit.eval(), crop, name=card["name"], card=card["card"], pooling=pooling)
 
 

@@ -21,6 +21,7 @@ from fusiform.export.outputs import Agreement, Output, Precision
 from fusiform.export.program import write_program
 from fusiform.export.shown import CALIBRATION, FACES, faces_of, patterns
 from fusiform.measurement import Crop
+from fusiform.taint import require_untainted
 
 SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2"}
 Library = Literal["timm", "transformers", "safetensors"]
@@ -166,11 +167,6 @@ def _processor(encoder: Encoder) -> dict[str, Any]:
 
 def _as_json(values: dict[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def require_untainted(folder: Path, *, allow_tainted: bool) -> dict[str, Any] | None:
-    """Refuse an encoder some of whose faces were withdrawn; where it is allowed aloud, what was withdrawn."""
-    return None
 
 
 def _said(out: Path, what: str, card: dict[str, Any], found: Agreement) -> list[str]:

@@ -21,9 +21,10 @@ from fusiform.weights import camd, clip, lafs, mcf, moco_v3, plain_vit
 from fusiform.weights.detecting import the_family
 from fusiform.weights.reading import read, state_dict
 from fusiform.weights.shape import strictly
+from fusiform.weights.statistics import with_statistics
 
-Loaded = tuple[ViT, list[str]]
-"""An encoder, and the names of the file's entries that were left out on purpose."""
+Loaded = tuple[ViT, list[str], list[str]]
+"""An encoder, the names of the file's entries that were left out on purpose, and what of it is in no file."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Source:
     """(state dict, attention heads or None) -> encoder."""
     pooling: Pooling | None = None
     """What its training, and its authors' evaluations, make one vector of a picture from."""
+    statistics_beside: str | None = None
+    """Name of a text that such files have beside them, with the pixel statistics that they were trained with."""
 
 
 PLAIN_POOLING: dict[str, Pooling] = {"dino": "cls", "dinov2": "cls+pooled"}
@@ -45,25 +48,29 @@ PLAIN_POOLING: dict[str, Pooling] = {"dino": "cls", "dinov2": "cls+pooled"}
 
 def _plain(family: plain_vit.Family) -> Source:
     def load(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
-        return plain_vit.load_encoder(released, family, heads=heads)
+        entries = plain_vit.sort_entries(released, family)
+        config = plain_vit.vit_config(entries.state, family, heads=heads)
+        return strictly(config, entries.state, family.about), entries.left_out, entries.made
 
-    return Source(family.about, family.licence, family.entries, load, PLAIN_POOLING.get(family.name))
+    pooling, beside = PLAIN_POOLING.get(family.name), family.statistics_beside
+    return Source(family.about, family.licence, family.entries, load, pooling, beside)
 
 
 def _camd(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
     state, vit = camd.encoder_state(released), ViT(camd.vit_config(released, heads=heads))
-    return _filled(vit, state), [n for n in released if n not in state]
+    return _filled(vit, state), [n for n in released if n not in state], []
 
 
 def _siameseim(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
     state = camd.encoder_state(released)
     config = camd.vit_config(released, heads=heads, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
-    return _filled(ViT(config), state), [n for n in released if n not in state]
+    return _filled(ViT(config), state), [n for n in released if n not in state], []
 
 
 def _clip(released: Mapping[str, Tensor], heads: int | None, *, kind: clip.Kind) -> Loaded:
     entries = clip.sort_entries(released)
-    return strictly(clip.vit_config(entries.state, kind, heads=heads), entries.state, kind.about), entries.left_out
+    vit = strictly(clip.vit_config(entries.state, kind, heads=heads), entries.state, kind.about)
+    return vit, entries.left_out, [f"{name} (zeros)" for name in entries.made]
 
 
 def _clip_source(kind: clip.Kind) -> Source:
@@ -73,7 +80,7 @@ def _clip_source(kind: clip.Kind) -> Source:
 def _mcf(released: Mapping[str, Tensor], heads: int | None, *, branch: mcf.Branch) -> Loaded:
     state, prefix = mcf.encoder_state(released, branch), mcf.BRANCHES[branch] + "."
     vit = ViT(mcf.vit_config(state, heads=heads))
-    return _filled(vit, state), [n for n in released if n.removeprefix(prefix) not in state or n in state]
+    return _filled(vit, state), [n for n in released if n.removeprefix(prefix) not in state or n in state], []
 
 
 def _moco_v3(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
@@ -84,7 +91,7 @@ def _moco_v3(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
         raise WeightsError(
             f"'{strange[0]}' is in no checkpoint of MoCo v3", expected=f"{prefix}*, {'*, '.join(beside)}*"
         )
-    return _filled(ViT(moco_v3.vit_config(state, heads=heads)), state), left_out
+    return _filled(ViT(moco_v3.vit_config(state, heads=heads)), state), left_out, []
 
 
 def _lafs(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
@@ -92,7 +99,7 @@ def _lafs(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
         raise ConfigError(f"--heads {heads} for a file of LAFS", expected="none: the file tells them")
     state = lafs.encoder_state(released)
     left_out = [n for n in released if n.split("backbone.")[-1].removeprefix("module.").startswith(("head.", "loss."))]
-    return _filled(ViT(lafs.vit_config(state)), state), left_out
+    return _filled(ViT(lafs.vit_config(state)), state), left_out, []
 
 
 def _filled(vit: ViT, state: Mapping[str, Tensor]) -> ViT:
@@ -152,7 +159,10 @@ def import_encoder(
         raise ConfigError(f"There is no weight family '{family}'", do=did_you_mean(family, SOURCES))
     chosen = SOURCES[family]
     entry, released = state_dict(whole, chosen.entries, path)
-    vit, left_out = chosen.load(released, heads)
+    vit, left_out, made = chosen.load(released, heads)
+    said = f"those of the family '{family}'"
+    if chosen.statistics_beside and (beside := path.with_name(chosen.statistics_beside)).is_file():
+        vit, said = with_statistics(vit, beside), f"read from {beside.name} beside the file"
     if strange := [name for name, value in vit.state_dict().items() if not value.isfinite().all()]:
         raise WeightsError(f"'{strange[0]}' holds values that are no finite numbers", expected="trained weights")
     side = vit.config.image_size
@@ -166,6 +176,8 @@ def import_encoder(
         "entry": entry,
         "entries": len(released),
         "left_out": left_out,
+        "made": made,
+        "pixel_statistics": said,
         "crop": "chosen when imported; not known of the release",
     }
     return Encoder(vit, crop, name=family, card=card, pooling=chosen.pooling)

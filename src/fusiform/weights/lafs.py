@@ -187,6 +187,21 @@ def load_encoder(released: Mapping[str, Tensor], *, transposed: bool = True) -> 
     return vit.eval()
 
 
+def read_landmarks(place: Path) -> dict[str, Tensor]:
+    """The state dict of the `LandmarkCNN` that lies in `place`: a run of ours whose encoder has one (`lafs-stage-1`),
+    an encoder's folder, or a file.
+
+    Raises:
+        WeightsError: there is no such file, or no landmark network in it.
+        DataError: the run has not finished, or its encoder is damaged.
+    """
+    if not place.is_dir():
+        return landmark_state(read(place))
+    from fusiform.encoder import CARD, Encoder
+
+    return landmark_state(Encoder.load(place if (place / CARD).exists() else place / "encoder").vit.state_dict())
+
+
 def read(path: Path, branch: Literal["teacher", "student"] = "teacher") -> dict[str, Tensor]:
     """A file's flat state dict, read as every weight file is (`weights/reading.py`).
 

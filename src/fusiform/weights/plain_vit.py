@@ -45,6 +45,8 @@ class Family:
     """Mean and deviation of pixels that it was trained with."""
     heads: Mapping[int, int] = field(default_factory=lambda: HEADS)
     """Attention heads by width."""
+    statistics_beside: str | None = None
+    """Name of a text beside the file that says them otherwise (`statistics.py`)."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ FSFM = Family(
         *(*_DECODER, "rep_decoder_embed", "rep_decoder_pos_embed", "rep_decoder_blocks", "rep_decoder_norm"),
         *("rep_decoder_pred", "projector", "predictor", "head", "fc_norm"),
     ),
-    # of VGGFace2's faces as it crops them; a file pretrain_ds_mean_std.txt beside the weights has the last word
+    # of VGGFace2's faces as it crops them, where there is no text beside the weights
     statistics=(
         (0.5482207536697388, 0.42340534925460815, 0.3654651641845703),
         (0.2789176106452942, 0.2438540756702423, 0.23493893444538116),
     ),
     heads={**HEADS, 384: 12},
+    statistics_beside="pretrain_ds_mean_std.txt",
 )
 DINO = Family(
     name="dino",
@@ -167,7 +170,7 @@ def sort_entries(released: Mapping[str, Tensor], family: Family) -> Sorted:
     positions = state.get("pos_embed")
     if "reg_token" in state and positions is not None and round(positions.shape[1] ** 0.5) ** 2 == positions.shape[1]:
         state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-        made = ["pos_embed[:, 0]"]
+        made = ["the class token's row of pos_embed (zeros)"]
     return Sorted(state, [theirs for theirs, name in names.items() if name in dropped], made)
 
 

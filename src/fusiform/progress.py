@@ -55,6 +55,14 @@ class Progress:
         )
         self._stream.flush()
 
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
     @property
     def per_second(self) -> float:
         return (self.done - self._done_at_start) / max(time.monotonic() - self._started, 1e-9)

@@ -31,6 +31,9 @@ class PretrainFlags(Generic[M]):
     """Folder of the run."""
     start: Path | None
     """A finished run, or an encoder's folder, whose weights to begin with; None: random ones."""
+    watch: Path | None
+    """A small labelled set to look at while it trains (made by render or curate, cropped alike); None: the faces of the
+    training set that are not trained on, where there are enough."""
     method: M
     """The method's own settings."""
     vit: ViTConfig = field(default_factory=ViTConfig)
@@ -53,6 +56,7 @@ def pretrain(words: list[str]) -> int:
             faces=tyro.MISSING,
             out=tyro.MISSING,
             start=None,
+            watch=None,
             method=recipe.method,
             vit=recipe.vit,
             data=recipe.data,
@@ -77,7 +81,8 @@ def pretrain(words: list[str]) -> int:
     start = None if flags.start is None else Start.read(flags.start, recipe)
     if start is not None and first_rank():
         sys.stdout.write(_began(start, faces))
-    encoder = train(recipe, faces, flags.out, label=recipe.name, start=start)
+    others = None if flags.watch is None else FaceSet.open(flags.watch)
+    encoder = train(recipe, faces, flags.out, label=recipe.name, start=start, others=others)
     if not first_rank():
         return 0
     sys.stdout.write(f"encoder {encoder.sha256[:12]} in {flags.out / 'encoder'}\n")
@@ -96,13 +101,28 @@ def _began(start: Any, faces: Any) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = None) -> Any:
-    """`engine.pretrain` with progress on the terminal, that of the first rank only."""
+def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = None, others: Any = None) -> Any:
+    """`engine.pretrain` with progress, probes and alarms on the terminal, those of the first rank only.
+
+    Args:
+        others: the set to look at, where it is not the one that is trained on.
+    """
     from fusiform.clock import Clock
     from fusiform.engine import pretrain as run
     from fusiform.progress import Progress
+    from fusiform.run import Run
+    from fusiform.watching import Watch, terminal_values
 
     bar: list[Progress] = []
+
+    def say(line: str) -> None:
+        if bar:
+            bar[0].say(f"ALARM {line}")
+        else:
+            sys.stderr.write(f"ALARM {line}\n")
+
+    history = Run.read_log(out) if (out / "log.jsonl").is_file() else []
+    looking = Watch(recipe, faces, say=say, history=history, others=others)
 
     def watch(clock: Clock, row: dict[str, float]) -> None:
         per_step = recipe.optim.faces_per_step
@@ -110,13 +130,17 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = Non
             return
         if not bar:
             bar.append(Progress(clock.total_steps * per_step, "faces", label, done=clock.step * per_step))
-        bar[0].advance(per_step, **({"loss": f"{row['loss']:.4f}", "epoch": f"{clock.epoch:.1f}"} if row else {}))
+        shown = {"loss": f"{row['loss']:.4f}", "epoch": f"{clock.epoch:.1f}"} if row else {}
+        bar[0].advance(per_step, **(shown | terminal_values(looking.latest) if row else {}))
 
     try:
-        return run(recipe, faces, out, start=start, watch=watch)
+        result = run(recipe, faces, out, start=start, watch=watch, look=looking)
     finally:
         for each in bar:
             each.close()
+    if looking.looks and first_rank():
+        sys.stderr.write(f"{looking.summary()}\n")
+    return result
 
 
 def first_rank() -> bool:

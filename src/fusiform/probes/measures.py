@@ -1,0 +1,79 @@
+"""Numbers about features that need no label.
+
+Shapes: B faces, D channels, N patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fusiform.nn.ranks import local
+
+
+def rankme(features: Tensor) -> float:
+    """How many directions the features fill, from 1 to min(B, D): the exponential of the entropy of the singular
+    values (Garrido, Balestriero, Najman, LeCun, "RankMe: Assessing the Downstream Performance of Pretrained
+    Self-Supervised Representations by Their Rank", ICML 2023, equation 1).
+
+    Args:
+        features: (B, D). They are not centred, as in the paper. Compare numbers of the same faces only: more faces
+            have a higher rank.
+    """
+    values = _singular_values(features)
+    shares = values / values.sum().clamp_min(1e-30) + 1e-7
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def _singular_values(features: Tensor) -> Tensor:
+    """From the smaller of the two Gram matrices, in double precision: features of very many channels stay cheap."""
+    x = features.double()
+    x = x / x.norm().clamp_min(1e-30)
+    gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
+    return torch.as_tensor(torch.linalg.eigvalsh(gram)).clamp_min(0).sqrt()
+
+
+def spread(features: Tensor) -> float:
+    """Standard deviation over the faces of features of length 1, times the root of D: 1 where they point everywhere,
+    0 where all faces look the same (Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021, 4.1).
+
+    Args:
+        features: (B, D).
+    """
+    unit = nn.functional.normalize(features.double(), dim=-1)
+    return float(unit.std(0, unbiased=False).mean() * features.shape[-1] ** 0.5)
+
+
+def likeness(features: Tensor) -> float:
+    """Mean cosine between the features of two different faces, (B, D): 1 where all faces look the same."""
+    unit = nn.functional.normalize(features.double(), dim=-1)
+    B = len(unit)
+    return float((unit.sum(0).square().sum() - unit.square().sum()) / max(B * (B - 1), 1))
+
+
+def agreement(ours: Tensor, theirs: Tensor) -> float:
+    """Mean cosine between two features of the same face, both (B, D)."""
+    return float(nn.functional.cosine_similarity(ours.double(), theirs.double(), dim=-1).mean())
+
+
+@torch.no_grad()
+def distance(student: nn.Module, teacher: nn.Module) -> float:
+    """How far a teacher's parameters are from the student's, as a share of the student's length: 0 where they are the
+    same."""
+    theirs = [local(p) for p in teacher.parameters()]
+    ours = [local(p) for p in student.parameters()]
+    apart = sum(float((a - b).double().square().sum()) for a, b in zip(ours, theirs, strict=True))
+    return float((apart / max(sum(float(a.double().square().sum()) for a in ours), 1e-30)) ** 0.5)
+
+
+@torch.no_grad()
+def length(module: nn.Module) -> float:
+    """Of all parameters as one vector: that of a teacher that follows changes from look to look."""
+    return float(sum(float(local(p).double().square().sum()) for p in module.parameters()) ** 0.5)
+
+
+def region_features(patch_tokens: Tensor, regions: Tensor, wanted: tuple[int, ...]) -> Tensor | None:
+    """Mean token of the patches that lie in one of the regions: (B, N, D) and (N,) -> (B, D), None where no patch
+    does."""
+    inside = torch.isin(regions, torch.tensor(wanted))
+    return patch_tokens[:, inside].mean(1) if bool(inside.any()) else None

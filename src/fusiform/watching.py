@@ -1,0 +1,215 @@
+"""`Watch`: looks at a run now and then, within a share of its time, and changes nothing in it.
+
+A look shows the same few faces to the encoder as it stands, writes the probes' numbers as a row of log.jsonl, and asks
+`fusiform.probes.alarms` whether the history is worrying. Whatever is found is a row too: numbers under `probes`,
+alarms as events with a message in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusiform.clock import Clock
+from fusiform.config import Recipe
+from fusiform.faces.faceset import FaceSet
+from fusiform.nn.teacher import Teacher
+from fusiform.nn.vit import ViT
+from fusiform.probes import measures
+from fusiform.probes.alarms import Alarm, find
+from fusiform.probes.faces import WatchedFaces, choose
+from fusiform.training import Training
+from fusiform.world import World
+
+REGION_PROBES = {"eyes": (2, 3), "mouth": (5,), "skin": (6, 7, 8)}
+"""Of `fusiform.nn.regions.REGIONS`."""
+FREE_LOOKS = 3
+"""Looks at the beginning that do not wait for time to be passed, because collapses come early."""
+TARGETS_KEPT = 128
+"""Rows of a teacher's output that are looked at."""
+
+
+class Watch:
+    """Called by the engine after every step (`fusiform.engine.Look`)."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        faces: FaceSet,
+        *,
+        say: Callable[[str], None] = lambda _line: None,
+        history: Sequence[Mapping[str, Any]] = (),
+        others: FaceSet | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            recipe: its `loop.watch` says what is looked at.
+            faces: the set that is trained on.
+            say: told every alarm once.
+            history: rows that the run's log has already, where it goes on.
+            others: another set to look at; its crop must be that of `faces`.
+            now: seconds, from any origin.
+        """
+        self.recipe, self.config, self.say, self.now = recipe, recipe.loop.watch, say, now
+        self.set, self.split = (faces, recipe.data.split) if others is None else (others, "")
+        self.history = list(history)
+        self.latest: dict[str, Any] = {}
+        """Numbers of the last look."""
+        self.cost, self._last_cost, self.looks = 0.0, 0.0, 0
+        self._started: float | None = None
+        self._watched: WatchedFaces | None = None
+        self._due = False
+        self._targets: dict[str, Tensor] = {}
+        self._last_step = -1
+
+    def __call__(
+        self, training: Training, world: World, clock: Clock, row: Mapping[str, float]
+    ) -> list[Mapping[str, Any]]:
+        if world.rank or not self.config.probes:
+            return []
+        if self._started is None:
+            self._begin(training, clock)
+        if row:
+            self.history.append({"step": clock.step, **row})
+        found: list[Mapping[str, Any]] = []
+        if self._due:
+            found.append(self._look(training, world, clock))
+        self._due = self._fits(clock)
+        if row or found:
+            found += [self._raise(alarm) for alarm in find(self.history)]
+        return found
+
+    @property
+    def share(self) -> float:
+        """Of the run's time in this process."""
+        passed = self.now() - self._started if self._started is not None else 0.0
+        return self.cost / passed if passed > 0 else 0.0
+
+    def summary(self) -> str:
+        """What was looked at and what that took, for people."""
+        about = self._watched.about if self._watched else "no faces"
+        alarms = sum("alarm" in row for row in self.history)
+        return (
+            f"looked {self.looks} times at {about}: {self.cost:.1f} s, {100 * self.share:.1f} % of the time; "
+            f"{alarms or 'no'} alarm{'s' * (alarms != 1)}"
+        )
+
+    def _begin(self, training: Training, clock: Clock) -> None:
+        self._started = self.now()
+        self.history = [r for r in self.history if "event" in r or r.get("step", clock.step) < clock.step]
+        if "targets" in self.config.probes:
+            for name, module in training.method.named_children():
+                if isinstance(module, Teacher):
+                    module.register_forward_hook(self._keeper(name))
+
+    def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if self._due and isinstance(output, Tensor) and name not in self._targets:
+                self._targets[name] = output.detach()[:TARGETS_KEPT]
+
+        return keep
+
+    def _fits(self, clock: Clock) -> bool:
+        """Whether to look after the step that comes next. The first looks are early, because collapses are."""
+        every = self.config.every or self.recipe.loop.log_every
+        if clock.step + 2 == clock.total_steps:
+            return True
+        if self.looks and clock.step + 1 - self._last_step < every:
+            return False
+        if self.looks < FREE_LOOKS:
+            return True
+        passed = self.now() - (self._started or 0.0)
+        return self.cost + self._last_cost <= self.config.share * passed
+
+    def _look(self, training: Training, world: World, clock: Clock) -> dict[str, Any]:
+        began = self.now()
+        method = training.method
+        with looking(method), world.autocast():
+            if self._watched is None:
+                self._watched = choose(
+                    self.set, self.split, self.config.faces, self.recipe.vit.image_size, self.recipe.optim.seed
+                )
+            values = self._measure(method, self._watched, world.device, training.recipe.loop.faces_per_micro_batch)
+        self._targets.clear()
+        self.looks += 1
+        self._last_step = clock.step
+        self._last_cost = self.now() - began
+        self.cost += self._last_cost
+        self.latest = values
+        row = {"step": clock.step, "probes": values, "seconds": self._last_cost}
+        self.history.append(row)
+        return row
+
+    def _measure(self, method: Any, faces: WatchedFaces, device: torch.device, size: int | None) -> dict[str, Any]:
+        encoder: ViT = method.encoder
+        tokens = _tokens(encoder, faces.images, device, size or 64)
+        pooled = tokens[:, 0] if method.pooling == "cls" else tokens[:, 1:].mean(1)
+        values: dict[str, Any] = {"faces": len(faces)}
+        asked = self.config.probes
+        if "ranks" in asked:
+            values |= {
+                "rank": measures.rankme(pooled),
+                "spread": measures.spread(pooled),
+                "likeness": measures.likeness(pooled),
+            }
+        if "regions" in asked and encoder.config.landmark_cnn is False:
+            where = faces.regions(encoder.config.grid)
+            for name, wanted in REGION_PROBES.items():
+                part = None if where is None else measures.region_features(tokens[:, 1:], where, wanted)
+                if part is not None:
+                    values[f"rank_{name}"] = measures.rankme(part)
+        teacher = getattr(method, "teacher", None)
+        if "teacher" in asked and isinstance(teacher, Teacher):
+            theirs = _tokens(teacher.module, faces.images, device, size or 64)
+            other = theirs[:, 0] if method.pooling == "cls" else theirs[:, 1:].mean(1)
+            values["teacher_agreement"] = measures.agreement(pooled, other)
+            values["teacher_distance"] = measures.distance(encoder, teacher.module)
+            values["teacher_length"] = measures.length(teacher.module)
+        for name, target in self._targets.items():
+            flat = target.float().cpu()
+            flat = flat[:, 1:].mean(1) if flat.dim() == 3 else flat
+            values[f"{name}_spread"] = measures.spread(flat)
+            values[f"{name}_rank"] = measures.rankme(flat)
+        codes = getattr(method, "codebook", None)
+        if codes is not None:
+            values["codes"] = len(codes)
+        return values
+
+    def _raise(self, alarm: Alarm) -> dict[str, Any]:
+        row = {"step": alarm.step, "event": "alarm", "alarm": alarm.name, "message": alarm.words}
+        self.history.append(row)
+        self.say(alarm.words)
+        return row
+
+
+SHOWN = {"rank": "rank", "identity": "identity", "landmarks": "nme", "parsing": "iou"}
+"""Probes that the terminal shows, and under which names."""
+
+
+def terminal_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """The main probes' latest numbers, in few characters."""
+    return {name: f"{values[probe]:.3g}" for probe, name in SHOWN.items() if probe in values}
+
+
+@contextlib.contextmanager
+def looking(method: nn.Module) -> Iterator[None]:
+    """No gradient, evaluation mode, no compiling; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in method.modules()}
+    try:
+        method.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _tokens(encoder: Any, images: Tensor, device: torch.device, size: int) -> Tensor:
+    """(B, 1 + N, D) float32 on the CPU, a few faces at a time."""
+    return torch.cat([encoder(part.to(device)).float().cpu() for part in torch.split(images, size)])

@@ -1,0 +1,168 @@
+"""Looking at a run: it changes nothing, its numbers mean what they say, and alarms come where something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distributed"))
+
+import tiny
+
+from fusiform.config import Recipe, WatchConfig
+from fusiform.engine import pretrain
+from fusiform.faces.shards import FaceSet
+from fusiform.probes import measures
+from fusiform.probes.alarms import find
+from fusiform.run import Run
+from fusiform.watching import Watch, looking
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("watching")
+    tiny.make_faces(folder / "set")
+    tiny.make_other_encoder(folder / "other")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------ numbers
+
+
+def test_rankme_counts_equal_directions():
+    assert measures.rankme(torch.eye(7)) == pytest.approx(7, rel=1e-4)
+    assert measures.rankme(torch.ones(30, 5)) == pytest.approx(1, abs=1e-3)
+    # one singular value of 3 and one of 1: shares 3/4 and 1/4
+    expected = torch.tensor([0.75, 0.25])
+    assert measures.rankme(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
+        float(torch.exp(-(expected * expected.log()).sum())), rel=1e-4
+    )
+
+
+def test_rankme_is_the_same_from_either_side():
+    x = torch.randn(12, 40, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(x.double())
+    shares = values / values.sum() + 1e-7
+    assert measures.rankme(x) == pytest.approx(float(torch.exp(-(shares * shares.log()).sum())), rel=1e-6)
+    assert measures.rankme(x.T) == pytest.approx(measures.rankme(x), rel=1e-6)
+
+
+def test_spread_and_likeness_between_all_alike_and_everywhere():
+    alike = torch.ones(20, 8) * torch.arange(1, 21).unsqueeze(1)
+    everywhere = torch.randn(4000, 16, generator=torch.Generator().manual_seed(1))
+    assert measures.spread(alike) == pytest.approx(0, abs=1e-9)
+    assert measures.likeness(alike) == pytest.approx(1)
+    assert measures.spread(everywhere) == pytest.approx(1, abs=0.02)
+    assert measures.likeness(everywhere) == pytest.approx(0, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------ no change
+
+
+@pytest.mark.parametrize("method", tiny.METHODS)
+def test_looking_changes_no_weight(ground: Path, tmp_path: Path, method: str) -> None:
+    recipe, faces = _tiny(method, ground, epochs=2), FaceSet.open(ground / "set")
+    plain = pretrain(recipe, faces, tmp_path / "plain")
+    watch = Watch(recipe, faces)
+    watched = pretrain(recipe, faces, tmp_path / "watched", look=watch)
+    assert watch.looks >= 3
+    assert watched.sha256 == plain.sha256
+    losses = [[r["loss"] for r in Run.read_log(tmp_path / n) if "loss" in r] for n in ("plain", "watched")]
+    assert losses[0] == losses[1]
+    rows = [r for r in Run.read_log(tmp_path / "watched") if "probes" in r]
+    assert all(r["probes"]["spread"] > 0 and 1 <= r["probes"]["rank"] <= 48 for r in rows)
+
+
+def test_looking_restores_every_mode_and_gradients() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Dropout()))
+    module.train()
+    module[1].eval()
+    before = {name: m.training for name, m in module.named_modules()}
+    with looking(module):
+        assert not any(m.training for m in module.modules())
+        assert not torch.is_grad_enabled()
+    assert {name: m.training for name, m in module.named_modules()} == before
+    assert torch.is_grad_enabled()
+
+
+# ------------------------------------------------------------------------------------------ alarms
+
+
+def look(step: int, **values: Any) -> dict[str, Any]:
+    return {"step": step, "probes": values}
+
+
+def names(history: list[dict[str, Any]]) -> list[str]:
+    return [alarm.name for alarm in find(history)]
+
+
+def test_a_rank_that_falls_is_said_in_words():
+    history = [look(2000, rank=96.0, spread=0.5, likeness=0.5), look(2500, rank=4.0, spread=0.01, likeness=0.9999)]
+    assert names(history) == []  # one look may be chance
+    history.append(look(3000, rank=4.2, spread=0.008, likeness=0.9999))
+    [alarm] = find(history)
+    assert alarm.words.startswith("rank fell from 96 to 4.2 since step 2,000: collapsing.")
+    assert "--optim.lr-per-256" in alarm.words
+    history.append({"step": 3000, "event": "alarm", "alarm": alarm.name, "message": alarm.words})
+    assert names([*history, look(3500, rank=4.0, spread=0.008, likeness=0.9999)]) == []  # once is enough
+
+
+def test_a_healthy_history_raises_nothing():
+    steps = [{"step": 10 * i, "loss": 2.0 / (1 + i), "gradient_norm": 1.0 + (i % 3)} for i in range(40)]
+    looks = [
+        look(100 * i, rank=20 + i, spread=0.3, likeness=0.8, teacher_distance=0.01, teacher_length=30 + i)
+        for i in range(1, 5)
+    ]
+    assert names([*steps, *looks]) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "name"),
+    [
+        ([look(i, teacher_distance=0.0, teacher_length=float(i)) for i in range(3)], "teacher is the student"),
+        ([look(i, teacher_distance=0.1 * i + 0.1, teacher_length=5.0) for i in range(3)], "teacher stands still"),
+        ([{"step": i, "loss": 1.0 + 0.1 * i} for i in range(20)], "loss rises"),
+        ([{"step": i, "loss": 9.0 - i * 0.1, "contrast": 3.4657} for i in range(20)], "contrast does not move"),
+        ([{"step": i, "loss": 9.0 - i, "gradient_norm": 1.0 if i < 10 else 99.0} for i in range(12)],
+         "gradients explode"),
+        ([{"step": i, "loss": 4.0 - i * 0.1, "divergence": 0.001, "target_entropy": 6.9} for i in range(8)],
+         "targets are constant"),
+        ([look(0, codes=256), *({"step": i, "loss": 4.0 - i * 0.1, "code_perplexity": 1.2} for i in range(6))],
+         "dead codebook"),
+    ],
+)  # fmt: skip
+def test_each_trouble_has_its_alarm(history: list[dict[str, Any]], name: str) -> None:
+    assert names(history) == [name]
+
+
+def test_a_constant_loss_names_what_guessing_scores() -> None:
+    [alarm] = find([{"step": i, "loss": 9.0 - i * 0.1, "contrast": 3.4657} for i in range(20)])
+    assert "the logarithm of 32" in alarm.words
+
+
+# ------------------------------------------------------------------------------------------ sabotage
+
+
+def _tiny(method: str, ground: Path, *, epochs: float, **changes: Any) -> Recipe:
+    recipe = tiny.tiny(method, ground / "other", {})
+    method_changes = {k: v for k, v in changes.items() if hasattr(recipe.method, k)}
+    optim_changes = {k: v for k, v in changes.items() if hasattr(recipe.optim, k)}
+    return replace(
+        recipe,
+        method=replace(recipe.method, **method_changes),
+        optim=replace(recipe.optim, epochs=epochs, **optim_changes),
+        loop=replace(recipe.loop, log_every=1, watch=WatchConfig(every=1, share=1.0, faces=32)),
+    )

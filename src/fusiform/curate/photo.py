@@ -149,7 +149,7 @@ def read_photo(file: SourceFile) -> bytes:
 
 
 def _cut_faces(finder: FaceFinder, pixels: Image, photo: Photo, options: CurateOptions) -> Photo:
-    found = sorted(finder.faces(pixels), key=_by_size)
+    found = sorted(finder.faces(pixels), key=order_by_size)
     if not found:
         return photo.refuse("no-face", photo.detail)
     if options.faces == "only-one" and len(found) > 1:
@@ -241,7 +241,7 @@ def _shorter_side(face: Face) -> float:
     return min(x1 - x0, y1 - y0)
 
 
-def _by_size(face: Face) -> tuple[float, ...]:
+def order_by_size(face: Face) -> tuple[float, ...]:
     """Largest first; then whatever makes the order the same every time."""
     x0, y0, x1, y1 = face.box
     return (-(x1 - x0) * (y1 - y0), -face.score, x0, y0)

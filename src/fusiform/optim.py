@@ -18,7 +18,8 @@ _FUSED = ("cpu", "cuda", "mps", "xpu")
 
 
 def vit_layer(name: str, depth: int) -> int:
-    """The layer of a ViT's parameter: 0 for tokens, positions, patches and a network that finds landmarks; i + 1 for block i; depth + 1 for the rest.
+    """The layer of a ViT's parameter: 0 for tokens, positions, patches and landmarks; i + 1 for block i; depth + 1 for
+    the rest.
 
     `name` may have a prefix ("encoder.blocks.3.norm1.weight"). Source: BEiT, and MAE's fine-tuning after it.
     """
@@ -111,21 +112,33 @@ def clip_each(parameters: Iterable[Tensor], max_norm: float) -> None:
 
 
 @torch.no_grad()
-def clip_and_norm(parameters: Iterable[Tensor], max_norm: float | None = None) -> Tensor:
+def clip_and_norm(
+    parameters: Iterable[Tensor], max_norm: float | None = None, *, optimizer: torch.optim.Optimizer | None = None
+) -> Tensor:
     """The global L2 norm of all gradients (before clipping), a 0-d tensor.
 
     With `max_norm`, gradients are scaled to that norm where they are longer, by the factor of `clip_grad_norm_`. A norm
     that is not finite scales nothing: the caller is to stop on it.
+
+    Args:
+        optimizer: the one that steps next. A fused one is told to divide gradients while it reads them, which saves a
+            pass over all of them (equal to 2e-7); until it has stepped they keep their length.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if any(is_sharded(g) for g in gradients):
+    sharded = any(is_sharded(g) for g in gradients)
+    if sharded:
         norm = torch.linalg.vector_norm(torch.stack(_norms(gradients)))
         gradients = [local(g) for g in gradients]
     else:
         norm = torch.nn.utils.get_total_norm(gradients, foreach=None)
+    if optimizer is not None:
+        optimizer.grad_scale = None  # type: ignore[attr-defined]  # what torch's fused steps look for
     if max_norm is not None:
         factor = max_norm / (norm + 1e-6)
-        if norm.device.type != "cpu":  # a comparison would wait for the device; NaN passes the clamp as itself
+        divides = optimizer is not None and not sharded and all(g.get("fused") for g in optimizer.param_groups)
+        if divides and norm.device.type != "mps":
+            optimizer.grad_scale = factor.nan_to_num(1.0).clamp(max=1.0).reciprocal().float()  # type: ignore[union-attr]
+        elif norm.device.type != "cpu":  # a comparison would wait for the device; NaN passes the clamp as itself
             torch._foreach_mul_(gradients, factor.nan_to_num(1.0).clamp(max=1.0))
         elif norm > max_norm and torch.isfinite(norm):
             torch._foreach_mul_(gradients, factor.item())

@@ -22,8 +22,8 @@ class LAFSConfig:
     """Where landmarks come from: a regular grid; that grid pulled to the faces' own points (`data.landmarks`); or a
     network that was trained with identity labels (`vit.landmark-cnn`, `data.keep-clean`)."""
     landmark_weights: str | None = None
-    """That network's weights, which have to be named: a recognition checkpoint of LAFS or Part-fViT, or .safetensors.
-    They are kept with the run."""
+    """That network's weights, which have to be named: a run of lafs-stage-1, an encoder's folder, a recognition
+    checkpoint of LAFS or Part-fViT, or .safetensors. They are kept with the run."""
     jitter: float = 5.0
     """Standard deviation in pixels of the noise on landmarks."""
     sparse: int = 36
@@ -94,19 +94,20 @@ class LAFSConfig:
     def _load_landmarks(self, encoder: ViT) -> None:
         import torch
 
-        from fusiform.weights.lafs import landmark_state, read
+        from fusiform.weights.lafs import read_landmarks
 
         if encoder.landmarks is None or torch.get_default_device().type == "meta":  # meta: only shapes are asked for
             return
         if self.landmark_weights is None:
             raise ConfigError(
                 "Landmarks come from a network and no weights of it are named; random ones would cut random patches",
-                expected="a checkpoint of LAFS or Part-fViT from stage 1, which is trained with identity labels",
-                do="--method.landmark-weights FILE, or without labels: --method.landmarks points --data.landmarks "
+                expected="a run of lafs-stage-1, or a checkpoint of LAFS's or Part-fViT's stage 1, which is trained with "
+                "identity labels",
+                do="--method.landmark-weights RUN or FILE; without labels: --method.landmarks points --data.landmarks "
                 "--no-vit.landmark-cnn",
             )
         try:
-            encoder.landmarks.load_state_dict(landmark_state(read(Path(self.landmark_weights))), strict=True)
+            encoder.landmarks.load_state_dict(read_landmarks(Path(self.landmark_weights)), strict=True)
         except RuntimeError as error:
             raise ConfigError(
                 f"The landmark network of {self.landmark_weights} does not fit: {error}",

@@ -101,7 +101,7 @@ class LAFSConfig:
         if self.landmark_weights is None:
             raise ConfigError(
                 "Landmarks come from a network and no weights of it are named; random ones would cut random patches",
-                expected="a run of lafs-stage-1, or a checkpoint of LAFS's or Part-fViT's stage 1, which is trained with "
+                expected="a run of lafs-stage-1, or a checkpoint of LAFS's or Part-fViT's stage 1, trained with "
                 "identity labels",
                 do="--method.landmark-weights RUN or FILE; without labels: --method.landmarks points --data.landmarks "
                 "--no-vit.landmark-cnn",

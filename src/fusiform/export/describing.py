@@ -58,12 +58,9 @@ def licence(card: Mapping[str, Any]) -> str:
     """Of an encoder: that of the file it was imported from, or those of the faces it was trained on."""
     if card.get("licence"):
         return str(card["licence"])
-    faces = card.get("faces")
-    found: Any = card.get("licences") or (faces.get("licences") if isinstance(faces, Mapping) else None)
-    if isinstance(found, Mapping):
+    found = card.get("licences_of_faces")
+    if isinstance(found, Mapping) and found:
         return "; ".join(
             f"{name} ({count:,} faces)" if isinstance(count, int) else str(name) for name, count in found.items()
         )
-    if found:
-        return "; ".join(map(str, found)) if isinstance(found, list | tuple) else str(found)
     return NOT_STATED

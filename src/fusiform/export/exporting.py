@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from fusiform.export.onnx_file import OPSET, Shown, write_onnx
 from fusiform.export.outputs import Agreement, Output, Precision
 from fusiform.export.program import write_program
 from fusiform.export.shown import CALIBRATION, FACES, faces_of, patterns
+from fusiform.export.task_graph import TaskGraph, require_as_head, task_graph
 from fusiform.measurement import Crop
 from fusiform.taint import require_untainted
 
@@ -80,6 +82,8 @@ def export_file(
     card = describe(encoder, crop, outputs, layout, precision, what=what, head=head)
     if taint:
         card["tainted"] = taint
+    if isinstance(graph, TaskGraph):
+        require_as_head(graph, encoder, shown.faces)
     if to == "onnx":
         found = write_onnx(
             graph, outputs, layout, out, card, shown, precision=precision, tolerance=tolerance, opset=opset
@@ -97,15 +101,11 @@ def _graph(
     if what == "encoder":
         plain = EncoderGraph(encoder, layout)
         return plain, plain.outputs, _at(encoder.crop, side), None
-    from fusiform.export.task_graph import task_graph
-
     graph, card = task_graph(folder, encoder, what, layout)
     return graph, graph.outputs, _at(encoder.crop, graph.side), card
 
 
 def _at(crop: Crop, side: int) -> Crop:
-    from dataclasses import replace
-
     return replace(crop, size=side)
 
 

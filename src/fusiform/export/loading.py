@@ -104,7 +104,7 @@ def load_onnx(path: Path | str, *, max_bytes: int = MAX_BYTES, threads: int | No
             expected="the file as `fusiform export` wrote it",
             do="copy or export it again",
         )
-    options = ort.SessionOptions()
+    options = ort.SessionOptions()  # type: ignore[attr-defined]
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -112,7 +112,9 @@ def load_onnx(path: Path | str, *, max_bytes: int = MAX_BYTES, threads: int | No
     try:
         # from memory where it is one file, so that what was looked at is what runs
         source = str(path) if beside else content
-        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(  # type: ignore[attr-defined]
+            source, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's own classes have no common root but this
         raise WeightsError(f"onnxruntime refuses {path}: {str(error).splitlines()[0][:300]}") from error
     return OnnxModel(session, {} if found.card is None else found.card)

@@ -21,7 +21,7 @@ from fusiform.export.card import CARD, SEAL, sealed, to_text
 from fusiform.export.graph import Layout
 from fusiform.export.loading import load_onnx
 from fusiform.export.outputs import Agreement, Output, Precision, allowed, difference
-from fusiform.export.precision import convert
+from fusiform.export.precision import BLOCK, convert
 
 OPSET = 20
 """What torch writes by default: every operator of a ViT is in it as one node (Gelu since 20, LayerNormalization since
@@ -117,6 +117,10 @@ def trace(graph: torch.nn.Module, faces: NDArray[np.uint8], names: Sequence[str]
         )
     assert program is not None
     model = program.model_proto
+    for node in model.graph.node:
+        scope = next((each.value for each in node.metadata_props if each.key == "namespace"), "")
+        if "fusiform.nn.vit.Block" in scope:
+            node.name = BLOCK + node.name
     del model.metadata_props[:]
     for node in [*model.graph.node, *model.graph.value_info, model.graph]:
         del node.metadata_props[:]  # the tracer's notes: file names and lines of the machine that wrote it

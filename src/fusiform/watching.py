@@ -20,7 +20,7 @@ from fusiform.config import Recipe
 from fusiform.faces.faceset import FaceSet
 from fusiform.nn.teacher import Teacher
 from fusiform.nn.vit import ViT
-from fusiform.probes import measures
+from fusiform.probes import labelled, measures
 from fusiform.probes.alarms import Alarm, find
 from fusiform.probes.faces import WatchedFaces, choose
 from fusiform.training import Training
@@ -176,9 +176,25 @@ class Watch:
             flat = flat[:, 1:].mean(1) if flat.dim() == 3 else flat
             values[f"{name}_spread"] = measures.spread(flat)
             values[f"{name}_rank"] = measures.rankme(flat)
+        with torch.autocast(device.type, enabled=False):
+            values |= self._test(tokens, pooled, faces, encoder)
         codes = getattr(method, "codebook", None)
         if codes is not None:
             values["codes"] = len(codes)
+        return values
+
+    def _test(self, tokens: Tensor, pooled: Tensor, faces: WatchedFaces, encoder: ViT) -> dict[str, float]:
+        """The small tests that were asked for and for which the faces have labels."""
+        asked, patches, seed = self.config.probes, tokens[:, 1:], self.recipe.optim.seed
+        values: dict[str, float] = {}
+        if "identity" in asked and faces.person is not None:
+            values |= labelled.identity(pooled, faces.person)
+        if "attributes" in asked:
+            values |= labelled.attributes(pooled, faces.labels, faces.person)
+        if "landmarks" in asked:
+            values |= labelled.landmarks(patches, faces.labels, faces.person, seed)
+        if "parsing" in asked and faces.parsing is not None and not encoder.config.landmark_cnn:
+            values |= labelled.parsing(patches, faces.parsing, encoder.config.grid, faces.person, seed)
         return values
 
     def _raise(self, alarm: Alarm) -> dict[str, Any]:

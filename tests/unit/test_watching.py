@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ import tiny
 from fusiform.config import Recipe, WatchConfig
 from fusiform.engine import pretrain
 from fusiform.faces.shards import FaceSet
-from fusiform.probes import measures
+from fusiform.probes import labelled, measures
 from fusiform.probes.alarms import find
 from fusiform.run import Run
 from fusiform.watching import Watch, looking
@@ -67,6 +68,53 @@ def test_spread_and_likeness_between_all_alike_and_everywhere():
     assert measures.likeness(alike) == pytest.approx(1)
     assert measures.spread(everywhere) == pytest.approx(1, abs=0.02)
     assert measures.likeness(everywhere) == pytest.approx(0, abs=0.01)
+
+
+def test_identity_is_right_where_people_lie_apart_and_at_chance_where_nothing_is_known():
+    person = np.repeat(np.arange(6), 4)
+    apart = torch.eye(6)[person] + 0.01 * torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+    found = labelled.identity(apart, person)
+    assert found["identity"] == 1
+    assert found["identity_chance"] == pytest.approx(3 / 23)
+    known_to_nobody = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+    assert labelled.identity(known_to_nobody, person)["identity"] < 0.5
+    assert labelled.identity(apart, np.arange(24)) == {}  # nobody is there twice
+
+
+def test_attributes_are_answered_by_other_people():
+    values = np.arange(40) % 2 == 0
+    labels = [{"attrs": {"hat": bool(v), "rare": i == 0, "age": 3.0}} for i, v in enumerate(values)]
+    told = torch.tensor(values, dtype=torch.float32).unsqueeze(1) * torch.tensor([[1.0, -1.0]]) + 0.1
+    found = labelled.attributes(told, labels, np.arange(40))
+    assert found == {"attributes": 1.0, "attributes_asked": 1.0}
+    # each person's two faces are alike and unlike all others: their own answers must not help
+    own = torch.eye(20)[np.repeat(np.arange(20), 2)]
+    alone = [{"hat": i // 2 % 2 == 0} for i in range(40)]
+    assert labelled.attributes(own, alone, np.repeat(np.arange(20), 2))["attributes"] < 0.8
+    assert labelled.attributes(told, [{}] * 40, None) == {}
+
+
+def test_landmarks_are_read_from_tokens_that_hold_them():
+    rng = torch.Generator().manual_seed(0)
+    points = 20 + 5 * torch.randn(60, 3, 2, generator=rng)
+    mix = torch.randn(6, 4 * 8, generator=rng)
+    tokens = (points.flatten(1) @ mix).unflatten(1, (4, 8))
+    labels = [{"landmarks": face} for face in points.tolist()]
+    found = labelled.landmarks(tokens, labels, None, 0)
+    assert found["landmarks"] < 0.5 * found["landmarks_mean_shape"]
+    blind = labelled.landmarks(torch.randn(60, 4, 8, generator=rng), labels, None, 0)
+    assert blind["landmarks"] > 0.9 * blind["landmarks_mean_shape"]
+    assert labelled.landmarks(tokens, [*labels[:-1], {}], None, 0) == {}
+
+
+def test_parsing_is_read_from_tokens_that_hold_it():
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, (20, 4, 4))
+    maps = classes.repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    tokens = torch.eye(3)[classes.reshape(20, 16)]
+    found = labelled.parsing(tokens, maps, 4, None, 0)
+    assert found["parsing"] == 1
+    assert found["parsing_by_place"] < 0.5
 
 
 # ------------------------------------------------------------------------------------------ no change
@@ -142,6 +190,7 @@ def test_a_healthy_history_raises_nothing():
          "targets are constant"),
         ([look(0, codes=256), *({"step": i, "loss": 4.0 - i * 0.1, "code_perplexity": 1.2} for i in range(6))],
          "dead codebook"),
+        ([look(i, identity=0.02, identity_chance=0.03) for i in range(4)], "identity at chance"),
     ],
 )  # fmt: skip
 def test_each_trouble_has_its_alarm(history: list[dict[str, Any]], name: str) -> None:

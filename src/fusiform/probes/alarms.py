@@ -200,8 +200,23 @@ def codebook(steps: Rows, looks: Rows) -> Iterator[Alarm]:
         )
 
 
+def people(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
+    """Four looks in a row in which features tell people apart no better than guessing."""
+    seen = [look for look in looks if _number(look, "identity") is not None]
+    if len(seen) >= 4 and all(look["identity"] <= look["identity_chance"] for look in seen[-4:]):
+        now = seen[-1]
+        yield Alarm(
+            "identity at chance",
+            int(now["step"]),
+            f"the nearest face shows the same person in {100 * now['identity']:.1f} % of cases, and guessing scores "
+            f"{100 * now['identity_chance']:.1f} %, since step {seen[-4]['step']:,}: the features do not know who is "
+            "who. Usual causes: collapse, crops that hide the face, a damaged set. Try: look at the faces (`fusiform "
+            "shards`), and compare rank and spread with a run that worked.",
+        )
+
+
 RULES: tuple[Callable[[Rows, Rows], Iterator[Alarm]], ...] = (
-    *(collapse, targets, teacher, agreement, losses, gradients, codebook),
+    *(collapse, targets, teacher, agreement, losses, gradients, codebook, people),
 )
 
 

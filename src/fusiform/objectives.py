@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusiform.nn.distillation import CrossViewEntropy
 from fusiform.nn.ranks import gather_over_ranks, mean_over_ranks, rank_and_size, sum_over_ranks
 
 
@@ -212,10 +213,9 @@ def self_distillation(student: Tensor, targets: Tensor, temperature: float) -> T
         targets: (A, B, K) probabilities, that of target a made from view a. No gradient flows into them.
     """
     with torch.autocast(student.device.type, enabled=False):
-        log_p = (_wide(student) / temperature).log_softmax(-1)
-        each = -torch.einsum("abk,vbk->av", targets.detach().to(log_p.dtype), log_p) / student.shape[1]
-        other = ~torch.eye(len(targets), len(student), dtype=torch.bool, device=student.device)
-        return each[other].mean()
+        wide = _wide(student)
+        loss: Tensor = CrossViewEntropy.apply(wide, targets.detach().to(wide.dtype), temperature)
+        return loss
 
 
 def centred_targets(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:

@@ -86,7 +86,8 @@ class Training:
         set_lr(self.optimizer, self.lr(clock))
         set_weight_decay(self.optimizer, self.weight_decay(clock))
         losses = self._backward(batch, clock, world)
-        norm = clip_and_norm(self.trained.values(), self.recipe.optim.clip)
+        each = self.recipe.optim.clip_each is not None  # looks at gradients after they were clipped together
+        norm = clip_and_norm(self.trained.values(), self.recipe.optim.clip, optimizer=None if each else self.optimizer)
         if not torch.isfinite(norm):
             raise self._diverged(losses, norm, batch, clock)
         if self.recipe.optim.clip_each is not None:

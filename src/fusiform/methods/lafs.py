@@ -134,26 +134,33 @@ class LAFS(Method):
     def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
         torch.manual_seed(clock.stream_of_rank("dropout"))  # dropout knows no other generator
         rng = torch.Generator().manual_seed(clock.stream("landmarks"))
-        return self.losses([self.patches(batch, v, rng) for v in range(self.views)], clock)
+        landmarks = self.landmarks(batch)
+        dense = [self.sets.dense_set(landmarks[:, v], rng) for v in range(DENSE)]
+        sparse = [self.sets.sparse_set(landmarks[:, v], rng) for v in range(DENSE, self.views)]
+        return self.losses(
+            [*self.patches(batch.images[:, :DENSE], dense), *self.patches(batch.images[:, DENSE : self.views], sparse)],
+            clock,
+        )
 
-    def patches(self, batch: FaceBatch, view: int, rng: torch.Generator) -> Tensor:
-        """The patches of one view's set, (B, N or sparse, p*p*3)."""
-        draw = self.sets.dense_set if view < DENSE else self.sets.sparse_set
-        pixels = self.encoder.normalised(batch.images[:, view])
-        return sample_patches(pixels, draw(self.landmarks(batch, view), rng), self.encoder.config.patch_size)
+    def patches(self, images: Tensor, sets: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The patches of equally large sets, cut in one gather: (B, n, p*p*3) for each of the views (B, v, 3, H, W)."""
+        pixels = self.encoder.normalised(images.transpose(0, 1).flatten(0, 1))
+        return sample_patches(pixels, torch.cat(list(sets)), self.encoder.config.patch_size).chunk(len(sets))
 
     @torch.no_grad()
-    def landmarks(self, batch: FaceBatch, view: int) -> Tensor:
-        """All landmarks of a view, (B, N, 2) in its pixels."""
+    def landmarks(self, batch: FaceBatch) -> Tensor:
+        """All landmarks of all views, (B, V, N, 2) in their pixels."""
         anchors: Any = self.anchors
+        B, V = len(batch), self.views
         if self.source == "cnn" and self.encoder.landmarks is not None:
-            clean = _given(batch.clean, "views with their own colours", "--data.keep-clean")[:, view]
+            clean = _given(batch.clean, "views with their own colours", "--data.keep-clean")[:, :V].flatten(0, 1)
             found: Tensor = self.encoder.landmarks(self.encoder.normalised(clean))
-            return found + RELEASED_SHIFT
+            return (found + RELEASED_SHIFT).unflatten(0, (B, V))  # type: ignore[no-untyped-call]
         if self.source == "points":
-            points = _given(batch.landmarks, "landmarks", "--data.landmarks")[:, view]
-            return pulled_to_points(anchors, points, reach=self.encoder.config.patch_size)
-        return torch.as_tensor(anchors).expand(len(batch), -1, -1)
+            points = _given(batch.landmarks, "landmarks", "--data.landmarks")[:, :V].flatten(0, 1)
+            moved = pulled_to_points(anchors, points, reach=self.encoder.config.patch_size)
+            return moved.unflatten(0, (B, V))  # type: ignore[no-untyped-call]
+        return torch.as_tensor(anchors).expand(B, V, -1, -1)
 
     def losses(self, sets: Sequence[Tensor], clock: Clock) -> Losses:
         """From patches that are cut out already, (B, N, p*p*3) for each dense set, then (B, n, p*p*3) for each sparse

@@ -40,7 +40,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, queries_from: int = 0) -> Tensor:
         B, L, _ = x.shape
-        q, k, v = self.qkv(x).reshape(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).reshape(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if x.device.type == "cpu":  # one copy here, or each of the products copies its operands for itself
+            qkv = qkv.contiguous()
+        q, k, v = qkv.unbind(0)
         out = attention(q[:, :, queries_from:], k, v, self.scale)
         out = self.proj(out.transpose(1, 2).reshape(B, L - queries_from, -1))
         return F.dropout(out, self.dropout, self.training)

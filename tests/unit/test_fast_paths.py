@@ -1,0 +1,92 @@
+"""Work that is done in a faster order: the same numbers as the plain order gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bench import plain
+from torch import Tensor
+
+from fusiform.nn.landmark_patches import sample_patches
+from fusiform.objectives import self_distillation, unigrad
+from fusiform.optim import adamw, clip_and_norm
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("views", "targets"), [(10, 2), (2, 2), (3, 1)])
+def test_dinos_loss_in_one_pass_is_that_of_all_pairs(views: int, targets: int) -> None:
+    student = draw(views, 3, 50).requires_grad_()
+    q = draw(targets, 3, 50, seed=1).softmax(-1)
+    ours, theirs = self_distillation(student, q, 0.1), plain.pairwise_distillation(student.double(), q, 0.1)
+    # the plain way computes in float32
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    exact = -torch.einsum("abk,vbk->av", q, (student / 0.1).log_softmax(-1)) / 3
+    other = ~torch.eye(targets, views, dtype=torch.bool)
+    expected = exact[other].mean()
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-12)
+    (mine,), (autograd,) = torch.autograd.grad(3 * ours, student), torch.autograd.grad(3 * expected, student)
+    torch.testing.assert_close(mine, autograd, rtol=1e-10, atol=1e-14)
+
+
+def test_dinos_loss_survives_logits_of_any_size() -> None:
+    student = torch.tensor([[[300.0, -300.0, 0.0]], [[-300.0, 300.0, 0.0]]], requires_grad=True)
+    q = torch.tensor([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])
+    loss = self_distillation(student, q, 0.04)
+    assert loss.item() == pytest.approx(600 / 0.04)
+    loss.backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
+def test_dinos_loss_needs_no_gradient() -> None:
+    with torch.no_grad():
+        student, q = draw(3, 2, 5), draw(2, 2, 5, seed=1).softmax(-1)
+        assert torch.isfinite(self_distillation(student, q, 0.1))
+
+
+def test_the_repulsion_is_the_diagonal_of_the_large_product() -> None:
+    p, t = draw(40, 12).requires_grad_(), draw(40, 12, seed=1)
+    ours = unigrad(p, t, 1.0) - unigrad(p, t, 0.0)
+    theirs = plain.diagonal_repulsion(p, t) / 12
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    (mine,), (its,) = torch.autograd.grad(ours, p), torch.autograd.grad(theirs, p)
+    torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-14)
+
+
+def test_one_gather_of_patches_is_the_loop_over_landmarks() -> None:
+    images, landmarks = draw(2, 3, 20, 20).float(), 20 * torch.rand(2, 7, 2)
+    torch.testing.assert_close(
+        sample_patches(images, landmarks, 4), plain.looped_patches(images, landmarks, 4), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("longest", [0.1, 1e6, None])
+def test_clipping_while_the_optimizer_reads_is_clipping_before(longest: float | None) -> None:
+    """Three steps, the last with a gradient that needs no clipping: nothing is left over from the one before."""
+    trained = []
+    for fused in (True, False):
+        named = {"a.weight": torch.nn.Parameter(draw(30, 7).float()), "a.bias": torch.nn.Parameter(draw(7).float())}
+        optimizer = adamw(named.items(), 1e-2, 0.05, (0.9, 0.95))
+        norms = []
+        for step, size in enumerate((1.0, 20.0, 1e-4)):
+            for parameter in named.values():
+                parameter.grad = size * draw(*parameter.shape, seed=step + 1).float()
+            norms.append(clip_and_norm(named.values(), longest, optimizer=optimizer if fused else None).item())
+            optimizer.step()
+        trained.append((named, norms))
+    (ours, mine), (theirs, its) = trained
+    assert mine == its
+    assert mine[1] > 19
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=2e-6, atol=1e-7)
+
+
+def test_a_norm_that_is_not_finite_scales_nothing() -> None:
+    named = {"a.weight": torch.nn.Parameter(torch.ones(3, 2))}
+    optimizer = adamw(named.items(), 1e-2, 0.0, (0.9, 0.95))
+    named["a.weight"].grad = torch.tensor([[torch.nan, 1.0]] * 3)
+    assert torch.isnan(clip_and_norm(named.values(), 1.0, optimizer=optimizer))
+    assert optimizer.grad_scale.item() == 1.0

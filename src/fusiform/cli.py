@@ -33,13 +33,19 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("train an encoder on a set", "fusiform.commands.training:pretrain"),
     "evaluate": Verb("measure an encoder beside the untrained one", "fusiform.commands.measuring:evaluate"),
     "head": Verb("train a head for a task and keep it in a model's folder", "fusiform.commands.head:head"),
+    "infer": Verb("photos, folders and videos to faces and what the heads say", "fusiform.commands.infer:infer"),
+    "threshold": Verb("an operating point for a false-accept rate", "fusiform.commands.recognising:threshold"),
+    "verify": Verb("do two photos show one person", "fusiform.commands.recognising:verify"),
+    "identify": Verb("who of a gallery is in a photo, or nobody", "fusiform.commands.recognising:identify"),
     "compare": Verb(
         "encoders and recipes side by side, at equal budget, with verdicts", "fusiform.commands.comparing:compare"
     ),
     "doctor": Verb(
         "is this machine ready; are labelled sets what their makers published", "fusiform.commands.doctor:doctor"
     ),
+    "publish": Verb("an encoder with its model card, ready to hand on", "fusiform.commands.publish:publish"),
     "export": Verb("an encoder or a trained task as ONNX and other files", "fusiform.commands.export:export"),
+    "serve": Verb("answer for a model over HTTP, with a page for people", "fusiform.commands.serve:serve"),
     "report": Verb("one HTML page about a run", "fusiform.commands.measuring:report"),
 }
 

@@ -53,6 +53,8 @@ class Analyzer:
     """Shorter side of the smallest box that counts, in photo pixels."""
     max_pixels: float = MAX_PIXELS
     """Pixels of the largest photo that is decoded."""
+    finder_name: str = ""
+    """Detector and landmark model."""
     _sized: Mapping[int, Encoder] = field(default_factory=dict)
     """The encoder at each size that a head asks for."""
 
@@ -239,7 +241,10 @@ def load(
     for other in sized.values():
         other.vit.requires_grad_(False).eval().to(device)
     chosen = choose(offline=offline) if models is None else models
-    analyzer = Analyzer(encoder, heads, chosen.load(None), device, folder, tuple(chosen.notes), min_face, _sized=sized)
+    name = f"{chosen.detector}+{chosen.landmarks}"
+    analyzer = Analyzer(
+        encoder, heads, chosen.load(None), device, folder, tuple(chosen.notes), min_face, _sized=sized, finder_name=name
+    )
     return analyzer if tasks is None else analyzer.only(tasks)
 
 

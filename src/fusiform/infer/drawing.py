@@ -103,6 +103,9 @@ def _words(out: Image, said: Sequence[str], x: float, y: float, side: float) -> 
     import cv2
 
     scale = float(np.clip(side / 320, 0.35, 2.0))
+    widest = max((cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 2)[0][0] for text in said), default=1)
+    scale = min(scale, 0.96 * out.shape[1] / widest)
+    x = min(x, out.shape[1] - scale * widest - 2)
     height = round(30 * scale)
     for number, text in enumerate(said):
         place = _at(x, min(y + height * (number + 1), out.shape[0] - height * (len(said) - number - 1) - 4))

@@ -129,7 +129,9 @@ def every(photos: str | Path | Iterable[Source], *, video_every: float, max_pixe
             yield open_listed(file, max_pixels)
         return
     for source in photos:
-        if isinstance(source, str | Path) and (os.path.isdir(source) or sources.kind_of(_as_file(source))):
+        if isinstance(source, Opened):
+            yield source
+        elif isinstance(source, str | Path) and (os.path.isdir(source) or sources.kind_of(_as_file(source))):
             yield from every(source, video_every=video_every, max_pixels=max_pixels)
         else:
             yield opened(source, max_pixels)

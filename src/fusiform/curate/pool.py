@@ -229,11 +229,11 @@ def _serve(pipe: Connection, load: Callable[[], Any], work: Callable[[Any, Any],
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         loaded = load()
-        _limit_memory(limits.memory_bytes)
+        limit_memory(limits.memory_bytes)
         pipe.send(("ready", None))
         while True:
             index, item = pipe.recv()
-            _limit_cpu(limits.seconds)
+            limit_cpu(limits.seconds)
             pipe.send(("answer", (index, work(loaded, item))))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -242,7 +242,7 @@ def _serve(pipe: Connection, load: Callable[[], Any], work: Callable[[Any, Any],
             pipe.send(("raised", error if isinstance(error, FusiformError) else RuntimeError(traceback.format_exc())))
 
 
-def _limit_memory(beyond: int) -> None:
+def limit_memory(beyond: int) -> None:
     """Cap the address space at what is in use now plus `beyond`; where the system does not say, leave it open."""
     with suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -251,7 +251,7 @@ def _limit_memory(beyond: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
-def _limit_cpu(seconds: float) -> None:
+def limit_cpu(seconds: float) -> None:
     """End the process by SIGXCPU when the coming item takes more than `seconds` of CPU, even inside C code."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     wanted = int(usage.ru_utime + usage.ru_stime + seconds) + 1

@@ -1,0 +1,197 @@
+"""What answers the service's requests: pixels in, typed faces and pictures out. Used by one thread."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiform.errors import WeightsError
+from fusiform.faces import align
+from fusiform.infer.results import Face, Photo
+
+if TYPE_CHECKING:
+    from fusiform.encoder import Encoder
+    from fusiform.serve.insight import Painter
+
+RGB = NDArray[np.uint8]
+PICTURES = ("crop", "parsing", "attention", "reconstruction")
+"""What may be asked for besides numbers: PNG files in the place of the crop."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A photo and the pictures that are wanted of its faces."""
+
+    pixels: RGB
+    pictures: frozenset[str] = frozenset()
+    most: int = 100
+    """Faces for which pictures are made, the largest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a photo shows, and for each face the PNG files that were asked for."""
+
+    photo: Photo
+    pictures: tuple[Mapping[str, bytes], ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point: similarity at or above which two faces are called the same person."""
+
+    threshold: float
+    far: float
+    """False-accept rate it was set for."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the rate that was measured."""
+
+
+class Model(Protocol):
+    """What the service needs of a model."""
+
+    def about(self) -> dict[str, Any]:
+        """Its card, as JSON takes it: docs/serve.md."""
+        ...
+
+    @property
+    def point(self) -> Point | None: ...
+    def see(self, photos: Sequence[Asked]) -> list[Seen]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class FaceModel:
+    """An analyzer, and what shows the encoder at work."""
+
+    analyze: Callable[[list[RGB]], list[Photo]]
+    """Pixels -> faces, the largest first, each with an embedding of length 1."""
+    card: Mapping[str, Any]
+    encoder: Encoder | None = None
+    """Whose attention is shown."""
+    painter: Painter | None = None
+    """Paints hidden patches, where the run that made the encoder has a decoder."""
+    point: Point | None = None
+
+    def about(self) -> dict[str, Any]:
+        return {**self.card, "pictures": [name for name in PICTURES if self._can(name)]}
+
+    def _can(self, picture: str) -> bool:
+        if picture == "parsing":
+            return any(head["task"] == "parsing" for head in self.card["heads"])
+        if picture == "reconstruction":
+            return self.painter is not None
+        return picture == "crop" or self.encoder is not None
+
+    def see(self, photos: Sequence[Asked]) -> list[Seen]:
+        """The faces of each photo; no face is an empty answer."""
+        found = self.analyze([asked.pixels for asked in photos])
+        return [Seen(photo, self._pictures(asked, photo)) for asked, photo in zip(photos, found, strict=True)]
+
+    def _pictures(self, asked: Asked, photo: Photo) -> tuple[Mapping[str, bytes], ...]:
+        wanted = [name for name in PICTURES if name in asked.pictures and self._can(name)]
+        faces = photo.faces[: asked.most]
+        if not wanted or not faces:
+            return tuple({} for _ in photo.faces)
+        crops = np.stack([align.crop(asked.pixels, face.placement) for face in faces])
+        each: list[dict[str, bytes]] = [{} for _ in photo.faces]
+        for name in wanted:
+            for row, picture in enumerate(self._picture(name, crops, faces)):
+                if picture is not None:
+                    each[row][name] = png(picture)
+        return tuple(each)
+
+    def _picture(self, name: str, crops: RGB, faces: Sequence[Face]) -> Sequence[RGB | None]:
+        if name == "crop":
+            return list(crops)
+        if name == "parsing":
+            return [None if face.parsing is None else painted(face.parsing.crop) for face in faces]
+        if name == "attention":
+            from fusiform.serve.insight import attention
+
+            assert self.encoder is not None
+            return list(attention(self.encoder, crops))
+        assert self.painter is not None
+        return list(self.painter.paint(crops))
+
+
+def load_model(folder: Path, *, device: str = "cpu") -> FaceModel:
+    """The model in a folder: of `fusiform head`, an encoder's, or a finished run's.
+
+    Raises:
+        ConfigError: there is no encoder.
+        DataError, WeightsError: its files are damaged, or there is no detector.
+    """
+    from fusiform.infer.analyzer import load
+    from fusiform.serve.insight import painter_of
+
+    analyzer = load(folder, device=device)
+    encoder = analyzer.encoder
+    own = analyzer.folder or folder
+    run = own if (own / "config.json").is_file() else own.parent
+    card = {
+        "name": encoder.name,
+        "encoder_sha256": encoder.sha256,
+        "recipe": str(encoder.card.get("recipe", "")),
+        "embedding": {"width": encoder.vit.config.width, "length": 1, "compare": "cosine"},
+        "crop": {"template": encoder.crop.template, "size": encoder.vit.config.image_size},
+        "heads": [about_head(head) for head in analyzer.heads.values()],
+    }
+    return FaceModel(analyzer, card, encoder, painter_of(run, encoder))
+
+
+def about_head(head: Any) -> dict[str, Any]:
+    """A head's card in short."""
+    from fusiform.infer.known import ANSWERS
+
+    unit, signs = ANSWERS[head.kind]
+    first = head.results[0] if head.results else None
+    score = None
+    if first is not None:
+        score = {"metric": first.metric, "value": first.value, "dataset": first.dataset, "n": first.n}
+    return {
+        "name": head.name,
+        "task": head.task.name,
+        "unit": unit,
+        "signs": signs,
+        "labels": [name for name in head.labels if name not in head.unknown],
+        "never_labelled": list(head.unknown),
+        "score": score,
+    }
+
+
+def painted(labels: NDArray[Any]) -> RGB:
+    """(S, S) class numbers -> (S, S, 4): each part in its colour, background and unlabelled clear."""
+    from fusiform.gallery import PALETTE
+
+    table = np.zeros((256, 4), np.uint8)
+    table[1 : len(PALETTE)] = [(*colour, 165) for colour in PALETTE[1:]]
+    out: RGB = table[labels]
+    return out
+
+
+def similarity(a: Face, b: Face) -> float:
+    """Cosine of two faces' embeddings."""
+    if a.embedding is None or b.embedding is None:
+        raise WeightsError("The model gives no embedding", expected="a model with an encoder")
+    u, v = (np.asarray(f.embedding, np.float64) for f in (a, b))
+    return float(u @ v) / max(float(np.linalg.norm(u) * np.linalg.norm(v)), 1e-12)
+
+
+def png(pixels: RGB) -> bytes:
+    """RGB or RGBA pixels as a PNG file."""
+    import PIL.Image
+
+    out = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(out, "PNG", compress_level=3)
+    return out.getvalue()
+
+
+def base64_png(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()

@@ -1,0 +1,107 @@
+"""What the service may cost and who may reach it: values, decided before it listens."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusiform.errors import ConfigError
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of every request, and of all of them together."""
+
+    body_mb: float = 10.0
+    """Largest body of a request in megabytes (10^6 bytes), counted while it arrives."""
+    megapixels: float = 25.0
+    """Largest photo, read from its header before a pixel is decoded."""
+    open_requests: int = 32
+    """Requests that may be read, wait or be worked on at any time; one more is refused with 503 and Retry-After."""
+    batch: int = 8
+    """Photos that are worked on together."""
+    gather_ms: float = 4.0
+    """How long the first photo of a batch waits for others."""
+    timeout: float = 30.0
+    """Seconds from a request's first byte to its answer; after that 504."""
+    body_timeout: float = 15.0
+    """Seconds within which a request's body must have arrived; after that 408."""
+    decoders: int = 1
+    """Processes that turn files into pixels."""
+    decoder_mb: float = 1500.0
+    """Memory of one decoding process beyond what it holds when idle."""
+    faces: int = 100
+    """Faces of one photo that are answered for, the largest first; the answer says how many more were seen."""
+    drain: float = 20.0
+    """Seconds that open requests are given when the service is told to stop."""
+
+    def __post_init__(self) -> None:
+        for name in ("body_mb", "megapixels", "timeout", "body_timeout", "decoder_mb", "drain"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"limits.{name} is {getattr(self, name)}", expected="a number above 0")
+        for name in ("open_requests", "batch", "decoders", "faces"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"limits.{name} is {getattr(self, name)}", expected="1 or more")
+        if not 0 <= self.gather_ms <= 1000:
+            raise ConfigError(f"limits.gather_ms is {self.gather_ms}", expected="0 to 1000")
+
+    @property
+    def body_bytes(self) -> int:
+        return int(self.body_mb * 1e6)
+
+    @property
+    def pixels(self) -> float:
+        return self.megapixels * 1e6
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask."""
+
+    hosts: tuple[str, ...] = LOOPBACK_NAMES
+    """Names under which the service answers, so that a web page elsewhere cannot reach it under a name of its own (DNS
+    rebinding); () for all."""
+    key: str | None = None
+    """What X-API-Key or `Authorization: Bearer` must hold; None: everybody may ask."""
+    runs: Path | None = None
+    """Folder whose runs and reports are shown, read only."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a socket bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def access_for(
+    host: str, *, key: str | None, no_key: bool, allowed: tuple[str, ...] = (), runs: Path | None = None
+) -> Access:
+    """Who may ask a service bound to `host`.
+
+    Raises:
+        ConfigError: others than this machine could ask, and there is neither a key nor --no-key.
+    """
+    if key is not None and (len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key):
+        raise ConfigError(
+            f"The API key has {len(key)} characters",
+            expected="16 or more printable ASCII characters without spaces",
+            do="python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+        )
+    if key is not None and no_key:
+        raise ConfigError("There is an API key, and --no-key", expected="one of the two")
+    local = is_loopback(host)
+    if not local and key is None and not no_key:
+        raise ConfigError(
+            f"--host {host} lets other machines ask, and there is no API key",
+            expected="FUSIFORM_API_KEY or --key-file, or --no-key said aloud",
+            do="export FUSIFORM_API_KEY=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')",
+        )
+    names = (*LOOPBACK_NAMES, host, *allowed) if local or allowed else ()
+    return Access(tuple(dict.fromkeys(names)), key, runs)

@@ -1,0 +1,130 @@
+"""Around every request: who may ask, what browsers may do with the answer, and a count of it. Pure ASGI, so that bodies
+are streamed through untouched."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from fusiform.serve.meters import Meters
+from fusiform.serve.problems import MEDIA_TYPE, problem
+from fusiform.serve.settings import Access
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+OPEN_PATHS = ("/", "/healthz", "/readyz")
+"""What needs no key; and what is below /static/: the page, which asks for the key itself."""
+
+
+class Shield:
+    """Checks a request's host, origin and key before it reaches the service, and seals the answer's headers."""
+
+    def __init__(self, app: ASGIApp, access: Access, meters: Meters, paths: tuple[str, ...]) -> None:
+        self.app, self.access, self.meters, self.paths = app, access, meters, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # no websockets here
+        began = time.monotonic()
+        status = 500
+
+        async def sealed(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.encode(), v.encode()) for k, v in HEADERS.items() if k.lower().encode() not in given),
+                ]
+            await send(message)
+
+        refused = self._refusal(scope)
+        try:
+            if refused is None:
+                await self.app(scope, receive, sealed)
+            else:
+                await _answer(sealed, *refused)
+                self.meters.refusals.labels(refused[1]["reason"]).inc()
+        finally:
+            known = next((p for p in self.paths if _fits(scope["path"], p)), "other")
+            self.meters.requests.labels(known, str(status)).inc()
+            self.meters.seconds.labels(known).observe(time.monotonic() - began)
+
+    def _refusal(self, scope: Scope) -> tuple[int, dict[str, Any], dict[str, str]] | None:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if self.access.hosts and _name(host) not in self.access.hosts:
+            said = problem(
+                421,
+                "wrong-host",
+                f"This service does not answer as '{host[:80]}'",
+                expected=", ".join(self.access.hosts),
+                do="add --allow-host NAME",
+            )
+            return 421, said, {}
+        origin = headers.get(b"origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        # without CORS a page elsewhere cannot read answers; this keeps it from spending the machine's time
+        if foreign or (headers.get(b"sec-fetch-site") == "cross-site" and scope["method"] != "GET"):
+            said = problem(
+                403, "foreign-origin", "A web page of another origin asked", expected="the service's own page"
+            )
+            return 403, said, {}
+        path = scope["path"]
+        if self.access.key is None or path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        given = headers.get(b"x-api-key") or headers.get(b"authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(given.encode("utf-8", "replace"), self.access.key.encode()):
+            return None
+        said = problem(
+            401,
+            "no-key" if not given else "wrong-key",
+            "The request has no API key" if not given else "The API key is not the service's",
+            expected="the header X-API-Key, or Authorization: Bearer",
+        )
+        return 401, said, {"WWW-Authenticate": "Bearer"}
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    bare = host.lower()
+    if bare.startswith("["):
+        return bare.partition("]")[0] + "]"
+    return bare.rpartition(":")[0] if ":" in bare else bare
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Whether a path is that of a route; {} in the pattern is one part."""
+    parts, wanted = path.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(w.startswith("{") or p == w for p, w in zip(parts, wanted, strict=True))
+
+
+async def _answer(send: Any, status: int, said: dict[str, Any], headers: Mapping[str, str]) -> None:
+    body = json.dumps(said).encode()
+    # what was not read of the body would be taken for the next request
+    given = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Connection": "close", **headers}
+    start = [(k.lower().encode(), v.encode("latin-1", "replace")) for k, v in given.items()]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})

@@ -40,7 +40,7 @@ def query(place: Path, question: str, *, limit: int | None = None) -> pa.Table:
         text = f"select {columns} from {TABLE}" + (f" where {text}" if text else "")
     if limit is not None:
         text = f"select * from ({text}) limit {int(limit)}"
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": "false",
         "autoload_known_extensions": "false",
         "autoinstall_known_extensions": "false",

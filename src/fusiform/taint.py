@@ -46,7 +46,7 @@ def add_taint(place: Path, withdrawal: Mapping[str, Any]) -> bool:
         withdrawal: `date`, `faces`, `set`, `digest`, `tombstone` (salted hash of what was asked), `sure`.
     """
     path = taint_file(place)
-    stored = open_sealed_json(path) if path.is_file() else {"format": 1, "withdrawals": []}
+    stored: dict[str, Any] = open_sealed_json(path) if path.is_file() else {"format": 1, "withdrawals": []}
     known = {(w["tombstone"], w["set"]) for w in stored["withdrawals"]}
     if (withdrawal["tombstone"], withdrawal["set"]) in known:
         return False

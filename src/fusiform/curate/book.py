@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fusiform.curate.chunks import ledger_file
 from fusiform.curate.photo import Photo
 from fusiform.curate.reasons import RETRIED
 from fusiform.curate.scan import SourceFile
+from fusiform.curate.tombstones import read_tombstones
 from fusiform.faces.shards import committed_chunks
 from fusiform.ledger import KEPT
 
@@ -80,6 +81,7 @@ class Book(Mapping[str, SourceFile]):
         self._read: set[int] = set()
         self._withdrawn_pictures: set[str] = set()
         self._withdrawn_people: set[str] = set()
+        self._tombstones = read_tombstones(folder)
         self.path = folder / BOOK_FILE
         self.path.unlink(missing_ok=True)
         self._db = sqlite3.connect(self.path, isolation_level=None)
@@ -125,9 +127,12 @@ class Book(Mapping[str, SourceFile]):
         """Note files in their order. A name that is there already gets a number (archives may repeat names)."""
         for file in files:
             name, number = file.name, 1
+            if self._tombstones.names and self._is_withdrawn_name(file.name):
+                name = self._tombstones.alias(file.name)
+            stem = name
             while self._db.execute("select 1 from files where name = ?", (name,)).fetchone():
                 number += 1
-                name = f"{file.name}~{number}"
+                name = f"{stem}~{number}"
             self._db.execute(
                 "insert into files(name, path, size, mtime, refused, detail, retry, inside) values (?,?,?,?,?,?,?,?)",
                 (
@@ -182,16 +187,40 @@ class Book(Mapping[str, SourceFile]):
         only = "and refused = ''" if readable else ""
         yield from map(_file, self._db.execute(f"select * from files where why is not null {only} order by pos"))
 
-    def judge(self, photo: Photo) -> Photo:
-        """The photo as it is, or refused as a copy of one that is kept or was taken down."""
+    def judge(self, photo: Photo, source: str = "") -> Photo:
+        """The photo as it is, or refused as a copy of one that is kept or was taken down.
+
+        Args:
+            source: what its collection is called, where that is not the folder's own name.
+        """
         if not photo.kept or photo.sha256 is None:
             return photo
         if photo.sha256 in self._withdrawn_pictures or (photo.person and photo.person in self._withdrawn_people):
             return photo.refuse("taken-down", "withdrawn from this set before")
+        label = photo.file.name.split("/", 1)[0]
+        if any(self._tombstones.is_withdrawn(photo.sha256, photo.person, s) for s in {label, source or label}):
+            return self._nameless(photo)
+        if self._tombstones.resembles(
+            photo.look.phash if photo.look else None, [f.look.phash for f in photo.kept if f.look]
+        ):
+            return photo.refuse("resembles-taken-down", "nearly the perceptual hash of a withdrawn face")
         key = face_key(photo.sha256, photo.kept[0].number)
         self._db.execute("insert or ignore into kept values (?, ?, ?)", (photo.sha256, photo.file.name, key))
         name, key = self._db.execute("select name, key from kept where sha = ?", (photo.sha256,)).fetchone()
         return photo if name == photo.file.name else photo.refuse("duplicate", f"of {key}, {name}")
+
+    def _is_withdrawn_name(self, name: str) -> bool:
+        alias = self._tombstones.alias(name)
+        if self._tombstones.hash("name", name) in self._tombstones.names:
+            return True
+        return self._db.execute("select 1 from fates where name = ?", (alias,)).fetchone() is not None
+
+    def _nameless(self, photo: Photo) -> Photo:
+        """A withdrawn photo, of which the ledger is told no more than that there is one."""
+        alias = self._tombstones.alias(photo.file.name)
+        self._db.execute("update or ignore files set name = ? where name = ?", (alias, photo.file.name))
+        bare = Photo(replace(photo.file, name=alias))
+        return bare.refuse("taken-down", "withdrawn from this set before")
 
     def same_fate(self, photo: Photo) -> bool:
         """Whether a file that was tried again ended exactly as before, so that its row may stay."""

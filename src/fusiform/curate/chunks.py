@@ -37,7 +37,7 @@ def retire_stale(folder: Path, book: Book) -> None:
     for chunk in sorted(book.stale):
         rows = [r for r in ledger.rows(ledger.read_ledger(ledger_file(folder, chunk))) if _speaks(book, r, chunk)]
         if rows:
-            faces = _stored(folder, chunk, {row.key for row in rows if row.key})
+            faces = stored_faces(folder, chunk, {row.key for row in rows if row.key})
             commit_chunk(folder, book.chunks, faces, [_moved(row, book.chunks) for row in rows])
             book.chunks += 1
     for chunk in [*sorted(book.stale), *book.gaps]:
@@ -53,7 +53,7 @@ def _moved(row: LedgerRow, chunk: int) -> LedgerRow:
     return replace(row, shard=chunk) if row.key else row
 
 
-def _stored(folder: Path, chunk: int, keys: set[str]) -> list[StoredFace]:
+def stored_faces(folder: Path, chunk: int, keys: set[str]) -> list[StoredFace]:
     """Faces of a committed shard, checked against the crc32 of its index."""
     index = pq.read_table(folder / COMMITS / f"{chunk:05d}.index.parquet").cast(INDEX_SCHEMA).to_pylist()
     found: list[StoredFace] = []

@@ -11,6 +11,7 @@ files, and the same command goes on after it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import signal
 import sys
@@ -20,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from fusiform import __version__
+from fusiform import __version__, ledger_history
 from fusiform.curate import models as face_models
-from fusiform.curate import write
+from fusiform.curate import withdrawing, write
 from fusiform.curate.book import Book, Plan
 from fusiform.curate.card import write_card
 from fusiform.curate.chunks import retire_stale
@@ -93,7 +94,9 @@ def _curate(
     progress: TextIO | None,
     today: str,
 ) -> FaceSet:
+    withdrawing.resume(out, today)
     record = write.read_record(out)
+    before = withdrawing.digest_of(out)
     if record is not None:
         require_same(record["options"], options)
     folders: dict[str, str] = dict(record["folders"]) if record else {}
@@ -151,6 +154,9 @@ def _curate(
                 )
             record |= {"deciding": decided, "notes": list(judgement.notes)}
             write.write_record(out, record)
+            who = ledger_history.account()
+            made = ledger_history.Change(today, "curate", who, _settings(options), before, faces.digest, len(faces))
+            ledger_history.note(out, made)
         else:
             faces = FaceSet.open(out)
         shown = {**record, "models": {**chosen, "notes": [*chosen["notes"], *record["notes"]]}}
@@ -176,7 +182,7 @@ def _add(
     try:
         with shown as bar, contextlib.closing(_looked_at(book, options, models)) as photos:
             for photo in photos:
-                judged = book.judge(photo)
+                judged = book.judge(photo, options.source)
                 faces += len(judged.kept)
                 if bar is not None:
                     bar.advance(1, faces=faces)
@@ -222,6 +228,14 @@ def crop_of(options: CurateOptions, chosen: dict[str, object]) -> Crop:
         landmarks_sha256=str(chosen["landmarks_sha256"]),
         interpolation=align.RESAMPLING,
     )
+
+
+def _settings(options: CurateOptions) -> str:
+    """Version, and the settings that are not the default's, without names of folders or collections."""
+    usual, hidden = CurateOptions(), {"source", "roots", "embedder", "workers"}
+    own = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in hidden}
+    changed = [f"{name}={value}" for name, value in own.items() if value != getattr(usual, name)]
+    return " ".join([f"fusiform {__version__} curate", *changed])
 
 
 def _described(plan: Plan) -> str:

@@ -69,6 +69,10 @@ FILE_REASONS: dict[str, Meaning] = {
     "several-faces": Meaning("More than one face, where pictures of one person were asked for", "--faces largest"),
     # the set as a whole
     "taken-down": Meaning("Withdrawn from this set before; it does not come back"),
+    "resembles-taken-down": Meaning(
+        "Nearly the perceptual hash of a face that was withdrawn, so perhaps a copy of it",
+        "if it shows somebody else, curate it into another set",
+    ),
     "duplicate": Meaning("The same bytes as another file, which was kept"),
     "near-duplicate": Meaning(
         "A copy of another picture by its looks, which is better and was kept", "--near-duplicates keep"

@@ -91,6 +91,20 @@ def test_ranks_are_recorded(runs: Path) -> None:
     assert Run.read_config(runs / "one-mcf")["identity"] == Run.read_config(runs / "two-mcf")["identity"]
 
 
+def test_learned_landmarks_move_alike_on_two_ranks(ground: Path) -> None:
+    """Batch statistics of the landmark network are those of all ranks' faces, and so are its running means."""
+    job = "landmarks:lafs-stage-1:epochs=1,lr_per_256=1e-4"
+    work(ground, 1, [f"one-{job}"])
+    work(ground, 2, [f"two-{job}"])
+    folder = ground / "runs"
+    for a, b in zip(rows(folder / "one-landmarks"), rows(folder / "two-landmarks"), strict=True):
+        for name in a.keys() - {"faces_per_second"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-5), (name, a["step"])
+    one, two = (load_file(folder / f"{n}-landmarks" / "encoder" / "encoder.safetensors") for n in ("one", "two"))
+    for name in (n for n in one if "running_" in n):
+        assert (one[name] - two[name]).abs().max() < 1e-3 * one[name].abs().max() + 1e-5, name
+
+
 def cut(method: str, changes: str) -> list[str]:
     """A run left alone, and the same stopped after 3 and after 5 steps (by a signal to the last rank) and taken up."""
     stops = [f"cut-{method}:{method}:{changes},stop_at={step}" for step in (2, 4)]

@@ -19,8 +19,8 @@ from fusiform import recipes
 from fusiform.config import LoopConfig, OptimConfig, Recipe, ViTConfig
 from fusiform.measurement import Crop
 
-METHODS = ("mae-face", "camd", "mcf", "lafs", "paco-fr")
-SIDE, FACES, STEP = 40, 48, 16
+METHODS = ("mae-face", "camd", "mcf", "lafs", "paco-fr", "recognition")
+SIDE, FACES, STEP, PEOPLE = 40, 48, 16, 6
 SHAPE = {"image_size": 32, "patch_size": 8, "width": 48, "depth": 2, "heads": 3}
 EXACT_POINTS = "exact-points"
 
@@ -36,7 +36,8 @@ def make_faces(folder: Path) -> Path:
     for i in range(FACES):
         small = rng.integers(0, 256, (5, 5, 3), np.uint8)
         image = np.kron(small, np.ones((8, 8, 1), np.uint8))
-        stored.append(StoredFace(f"{i:04d}", simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95)))
+        jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95)
+        stored.append(StoredFace(f"{i:04d}", jpeg, person=f"{i % PEOPLE}"))
     commit_chunk(folder, 0, stored, [])
     crop = Crop(template="loose", size=SIDE, detector=EXACT_POINTS)
     finish_set(folder, name="blobs", crop=crop, made_by="tests", created="2026-01-01")
@@ -57,7 +58,8 @@ def tiny(name: str, other: Path, changes: dict[str, Any]) -> Recipe:
     small: dict[str, Any] = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "distill_layers": (0, 1)}
     small |= {"projector_hidden": 64, "projector_width": 32, "feature_layers": (0, 1), "feature_encoder": str(other)}
     small |= {"landmarks": "grid", "sparse": 4, "prototypes": 32, "head_hidden": 32, "bottleneck": 64, "jitter": 1.5}
-    small |= {"sparse_views": 2, "freeze_prototypes": 1.0}
+    small |= {"sparse_views": 2, "freeze_prototypes": 1.0, "mixup": 0.5, "people": PEOPLE}
+    small |= {"landmark_dropout": 0.0}  # dropout is drawn for each rank
     fitting = {key: value for key, value in small.items() if hasattr(recipe.method, key)}
     own = {f.name for f in fields(LoopConfig)}
     loop = {"threads": 1, "device": "cpu", "precision": "fp32", "log_every": 1, "checkpoint_every": 100}
@@ -67,7 +69,7 @@ def tiny(name: str, other: Path, changes: dict[str, Any]) -> Recipe:
     return replace(
         recipe,
         method=replace(recipe.method, **fitting),
-        vit=replace(recipe.vit, **SHAPE, landmark_cnn=False),
+        vit=replace(recipe.vit, **SHAPE, landmark_cnn=name == "lafs-stage-1"),
         data=replace(recipe.data, split="all", landmarks=False, more_views=recipe.data.more_views[:3]),
         optim=OptimConfig(**{**{f.name: getattr(recipe.optim, f.name) for f in fields(OptimConfig)}, **optim}),
         loop=LoopConfig(**loop),

@@ -48,6 +48,7 @@ def batch(recipe: Recipe, faces: int = 16) -> FaceBatch:
         ids=torch.arange(faces),
         boxes=torch.tensor([0.1, 0.1, 0.9, 0.9]).expand(faces, views, 4).contiguous(),
         flipped=torch.zeros(faces, views, dtype=torch.bool),
+        people=torch.arange(faces) % tiny.PEOPLE,
         template="loose",
     )
 

@@ -121,10 +121,14 @@ class Colour:
     """Range of its standard deviation in pixels of the view."""
     solarise: float = 0.0
     """Probability that the brighter half of the values is inverted."""
+    erase: float = field(default=0.0, metadata=LATER)
+    """Probability that a rectangle is made black."""
+    erase_area: tuple[float, float] = field(default=(0.02, 0.1), metadata=LATER)
+    """Range of its area, as a share of the view."""
 
     @property
     def active(self) -> bool:
-        return any(self.jitter) or max(self.grey, self.blur, self.solarise) > 0
+        return any(self.jitter) or max(self.grey, self.blur, self.solarise, self.erase) > 0
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,10 @@ class DataConfig:
     """Whether batches also carry each view as it was before its colours were changed."""
     split: str = "train"
     """Split of the set to train on; "all" takes every face."""
+    resampling: Literal["bicubic", "fast"] = field(default="bicubic", metadata=LATER)
+    """How views are resized. "bicubic": with antialiasing, as published recipes do. "fast": a crop of twice a view's
+    size or more is decoded smaller, and resized by areas or bilinearly; a few grey levels apart, 1.3 to 2 times as
+    fast."""
     people: bool = field(default=False, metadata=LATER)
     """Whether batches say who is shown, for methods that learn from it: only faces of people whom the set names are
     then used, and the others are counted out."""

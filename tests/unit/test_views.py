@@ -111,3 +111,44 @@ def test_points_that_cannot_be_mirrored_are_refused() -> None:
     with pytest.raises(ConfigError, match="of 7 points"):
         view_points(np.zeros((7, 2)), WHOLE, True, 48, 48)
     assert view_points(np.ones((7, 2)), WHOLE, False, 48, 24)[0].tolist() == [2.0, 2.0]
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_bicubic_views_are_torchvisions_bit_for_bit(seed: int, flip: bool) -> None:
+    rng = generator(seed)
+    image = rng.integers(0, 256, (72, 72, 3), np.uint8)
+    box = random_box(rng, SCALE, ASPECT, 72)
+    left, top, right, bottom = (round(v * 72) for v in box)
+    theirs = v2.functional.resized_crop(
+        torch.from_numpy(image).permute(2, 0, 1),
+        top,
+        left,
+        bottom - top,
+        right - left,
+        [64, 64],
+        interpolation=v2.InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+    assert torch.equal(render_view(image, box, flip, 64), theirs.flip(-1) if flip else theirs)
+
+
+@pytest.mark.parametrize("side", [80, 256, 300])
+def test_a_fast_view_is_nearly_the_same(side: int) -> None:
+    y, x = np.mgrid[:side, :side] / side
+    smooth = np.stack([128 + 100 * np.sin(9 * x + c) * np.cos(7 * y) for c in range(3)], -1).astype(np.uint8)
+    box = (0.1, 0.05, 0.9, 0.95)
+    slow, fast = (render_view(smooth, box, True, 64, way).int() for way in ("bicubic", "fast"))
+    assert (slow - fast).abs().float().mean() < 1.5
+    assert not torch.equal(slow, fast)
+
+
+def test_views_share_no_memory_with_their_crop_and_leave_it_alone() -> None:
+    image = generator(0).integers(0, 256, (64, 64, 3), np.uint8)
+    before = image.copy()
+    for way in ("bicubic", "fast"):
+        view = render_view(image, WHOLE, True, 64, way)
+        assert torch.equal(view, torch.from_numpy(before[:, ::-1].copy()).permute(2, 0, 1))
+        view.zero_()
+        assert np.array_equal(image, before)
+    image.setflags(write=False)
+    assert render_view(image, (0.1, 0.1, 0.7, 0.7), False, 64).float().std() > 1

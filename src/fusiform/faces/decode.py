@@ -170,8 +170,12 @@ def decode(data: bytes, *, max_pixels: float = MAX_PIXELS, min_side: int = 1) ->
         raise _refusal(data, kind, error) from error
 
 
-def decode_trusted_jpeg(data: bytes, *, max_pixels: float = TRUSTED_MAX_PIXELS) -> Image:
+def decode_trusted_jpeg(data: bytes, *, max_pixels: float = TRUSTED_MAX_PIXELS, at_least: int | None = None) -> Image:
     """The RGB pixels of a JPEG that we wrote: no EXIF, no conversion; the size is still read before memory is taken.
+
+    Args:
+        at_least: decode at a half, quarter or eighth of the size, whichever is the smallest whose sides have so many
+            pixels; it costs a fraction and leaves out frequencies that a smaller picture cannot show.
 
     Returns: (H, W, 3) uint8. Raises `ImageRefused`.
     """
@@ -179,8 +183,15 @@ def decode_trusted_jpeg(data: bytes, *, max_pixels: float = TRUSTED_MAX_PIXELS) 
         raise ImageRefused("empty", "The file is empty", expected="a JPEG")
     if data[:3] != b"\xff\xd8\xff":
         raise ImageRefused("not-an-image", f"The first bytes {bytes(data[:8])!r} are not of a JPEG")
-    _jpeg_header(data, max_pixels, 1)
-    return _jpeg_pixels(data)
+    height, width, _ = _jpeg_header(data, max_pixels, 1)
+    if at_least is None or min(height, width) < 2 * at_least:
+        return _jpeg_pixels(data)
+    return _jpeg_pixels(data, at_least)
+
+
+def scaled_sides(side: int) -> tuple[int, ...]:
+    """What a side of so many pixels may be after a decoding with `at_least`; the whole first."""
+    return tuple(-(-side // factor) for factor in (1, 2, 4, 8))
 
 
 def _jpeg_header(data: bytes, max_pixels: float, min_side: int) -> tuple[int, int, str]:
@@ -198,11 +209,14 @@ def _jpeg_header(data: bytes, max_pixels: float, min_side: int) -> tuple[int, in
     return height, width, space
 
 
-def _jpeg_pixels(data: bytes) -> Image:
+def _jpeg_pixels(data: bytes, at_least: int = 0) -> Image:
     import simplejpeg
 
     try:
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), np.uint8)  # type: ignore[attr-defined]
+        pixels = simplejpeg.decode_jpeg(  # type: ignore[attr-defined]
+            data, "RGB", min_height=at_least, min_width=at_least, min_factor=2 if at_least else 1, strict=True
+        )
+        return np.asarray(pixels, np.uint8)
     except ValueError as error:
         raise _refusal(data, "jpeg", error) from error
 

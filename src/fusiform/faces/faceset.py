@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fusiform.errors import DataError, FusiformError, did_you_mean
-from fusiform.faces.decode import decode_trusted_jpeg
+from fusiform.faces.decode import decode_trusted_jpeg, scaled_sides
 from fusiform.measurement import Crop
 
 FORMAT, VERSION = "fusiform-set", 1
@@ -220,9 +220,9 @@ class FaceSet:
         """The stored JPEG, checked. Raises `DataError` naming shard and face where its bytes are damaged."""
         return self._read(row, "", "jpg")
 
-    def image(self, row: int) -> NDArray[np.uint8]:
-        """(S, S, 3) RGB with S = `crop.size`."""
-        return self._decode(self.jpeg(row), row)
+    def image(self, row: int, at_least: int | None = None) -> NDArray[np.uint8]:
+        """(S, S, 3) RGB with S = `crop.size`; or its half, quarter or eighth, if that is not below `at_least`."""
+        return self._decode(self.jpeg(row), row, at_least)
 
     def images(self, rows: Rows | Sequence[int]) -> NDArray[np.uint8]:
         """(N, S, S, 3) RGB."""
@@ -316,14 +316,14 @@ class FaceSet:
             raise self._damaged(row, f"the bytes of its {kind} have changed since they were written (crc32)")
         return data
 
-    def _decode(self, jpeg: bytes, row: int) -> NDArray[np.uint8]:
+    def _decode(self, jpeg: bytes, row: int, at_least: int | None = None) -> NDArray[np.uint8]:
         try:
-            image = decode_trusted_jpeg(jpeg)
+            image = decode_trusted_jpeg(jpeg, at_least=at_least)
         except DataError as error:
             raise self._damaged(row, f"its JPEG does not decode ({error.what})") from error
-        side = self.crop.size
-        if image.shape != (side, side, 3):
-            raise self._damaged(row, f"its JPEG is {image.shape[1]}x{image.shape[0]} and not {side}x{side}")
+        sides = (self.crop.size,) if at_least is None else scaled_sides(self.crop.size)
+        if image.shape not in {(side, side, 3) for side in sides}:
+            raise self._damaged(row, f"its JPEG is {image.shape[1]}x{image.shape[0]} and not {sides[0]}x{sides[0]}")
         return image
 
     def _damaged(self, row: int, what: str) -> DataError:

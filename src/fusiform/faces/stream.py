@@ -36,7 +36,7 @@ from fusiform.errors import ConfigError, DataError, FusiformError, FusiformWarni
 from fusiform.faces.colour import Recolouring, draw, recolour
 from fusiform.faces.faceset import FaceSet, Rows
 from fusiform.faces.people import numbered
-from fusiform.faces.views import random_box, render_view, view_points
+from fusiform.faces.views import pixels_needed, random_box, render_view, view_points
 
 IN_MEMORY = 2**30
 """Bytes of decoded crops that `Stream.in_memory` keeps without being asked for more."""
@@ -136,18 +136,19 @@ class Stream:
         colours: list[list[Recolouring]] = [[] for _ in views]
         points: list[NDArray[np.float64]] = []
         for b, (position, row) in enumerate(zip(chosen.tolist(), ids.tolist(), strict=True)):
-            image = self.decoded.images[position] if self.decoded else self.faces.image(row)
             marks = self._points(position, row) if self.landmarks else None
             for v, view in enumerate(views):
                 rng = np.random.Generator(np.random.Philox(stream_seed(self.seed, "view", epoch, row, v)))
-                flip = bool(rng.random() < view.flip)
-                box = random_box(rng, view.crop_scale, view.crop_aspect, side)
-                images[b, v] = render_view(image, box, flip, size)
-                boxes[b, v], flipped[b, v] = box, flip
+                flipped[b, v] = flip = bool(rng.random() < view.flip)
+                boxes[b, v] = box = random_box(rng, view.crop_scale, view.crop_aspect, side)
                 if view.colour.active:
                     colours[v].append(draw(rng, view.colour))
                 if marks is not None:
                     points.append(view_points(marks, box, flip, size, side))
+            least = pixels_needed(boxes[b], size) if self.data.resampling == "fast" else None
+            image = self.decoded.images[position] if self.decoded else self.faces.image(row, least)
+            for v in range(len(views)):
+                images[b, v] = render_view(image, boxes[b, v], bool(flipped[b, v]), size, self.data.resampling)
         clean = images.clone() if self.data.keep_clean else None
         for v, drawn in enumerate(colours):
             if drawn:

@@ -2,23 +2,24 @@
 
 The sampling is torchvision's RandomResizedCrop (after Szegedy et al., "Going deeper with convolutions", 2015, section
 6), the resampling its uint8 bicubic with antialiasing, which is within 2 grey levels of Pillow's; so recipes of methods
-that used either keep their meaning. Randomness is a generator that the caller passes in.
+that used either keep their meaning. A faster resampling may be asked for instead.
+Randomness is a generator that the caller passes in.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torchvision.transforms.functional import InterpolationMode
-from torchvision.transforms.v2 import functional as pixels
+from torch.nn import functional as F
 
 from fusiform.faces import schemes
 
+Resampling: TypeAlias = Literal["bicubic", "fast"]
 Box: TypeAlias = tuple[float, float, float, float]
 """x0, y0, x1, y1 in [0, 1] of the stored crop."""
 
@@ -65,7 +66,13 @@ def random_box(
     return x, y, x + width, y + height
 
 
-def render_view(image: NDArray[np.uint8] | Tensor, box: Box, flip: bool, size: int) -> Tensor:
+def render_view(
+    image: NDArray[np.uint8] | Tensor,
+    box: Box | NDArray[np.float32],
+    flip: bool,
+    size: int,
+    resampling: Resampling = "bicubic",
+) -> Tensor:
     """The part of the crop inside `box`, resized to a square and then mirrored if `flip`.
 
     Args:
@@ -73,16 +80,34 @@ def render_view(image: NDArray[np.uint8] | Tensor, box: Box, flip: bool, size: i
         box: in [0, 1]; rounded to whole pixels of the crop.
         flip: mirror left and right.
         size: side of the view.
+        resampling: "bicubic" with antialiasing; or "fast": the mean of areas where the view is less than half the size,
+            else bilinear.
 
     Returns: (3, size, size) uint8.
     """
-    channels_first = (torch.from_numpy(image) if isinstance(image, np.ndarray) else image).permute(2, 0, 1)
-    top, left, height, width = _pixel_box(box, *image.shape[:2])
-    view: Tensor = pixels.resized_crop(  # type: ignore[attr-defined]
-        channels_first, top, left, height, width, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True
-    )
-    # always a copy: a view at the crop's own size would share memory with the crop
-    return view.flip(-1) if flip else view.contiguous()
+    import cv2
+
+    pixels = image if isinstance(image, np.ndarray) else image.numpy()
+    top, left, height, width = _pixel_box(box, *pixels.shape[:2])
+    part: NDArray[np.uint8] = pixels[top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        view = part
+    elif resampling == "fast":
+        way = cv2.INTER_AREA if min(height, width) > 2 * size else cv2.INTER_LINEAR
+        view = np.asarray(cv2.resize(part, (size, size), interpolation=way), np.uint8)
+    else:
+        # the channels stay innermost, which is the layout of torch's fast uint8 kernel; writable says nothing here
+        planes = torch.from_numpy(part if part.flags.writeable else part.copy()).permute(2, 0, 1).unsqueeze(0)
+        found = F.interpolate(planes, (size, size), mode="bicubic", antialias=True, align_corners=False)
+        view = found[0].permute(1, 2, 0).numpy()
+    out = torch.empty(3, size, size, dtype=torch.uint8)  # a copy: no view shares memory with its crop
+    cv2.split(view[:, ::-1] if flip else view, list(out.numpy()))
+    return out
+
+
+def pixels_needed(boxes: NDArray[np.float32], size: int) -> int:
+    """The least side of a crop in which the smallest of its views' boxes (V, 4) still has `size` pixels."""
+    return math.ceil(size / float((boxes[:, 2:] - boxes[:, :2]).min()))
 
 
 def view_points(points: ArrayLike, box: Box, flip: bool, size: int, side: int) -> NDArray[np.float64]:
@@ -104,7 +129,7 @@ def view_points(points: ArrayLike, box: Box, flip: bool, size: int, side: int) -
     return schemes.flipped(moved, names[0] if names else f"of {len(moved)} points", size)
 
 
-def _pixel_box(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
+def _pixel_box(box: Box | NDArray[np.float32], height: int, width: int) -> tuple[int, int, int, int]:
     """Top, left, height and width in whole pixels, at least one each."""
     left, top = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
     return top, left, max(round(box[3] * height) - top, 1), max(round(box[2] * width) - left, 1)

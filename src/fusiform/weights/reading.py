@@ -1,15 +1,13 @@
 """Reading weight files of strangers. Nothing in a file is ever executed, and nothing that looks wrong is repaired.
 
-Two containers are read: safetensors, and torch's own through its restricted unpickler, which knows tensors, numbers and
-plain containers. `argparse.Namespace`, which MAE and its heirs save beside the weights, is let through besides: it
-holds values and runs nothing.
+Two containers are read: safetensors, and torch's own, first by our list of what a pickle may contain (`pickles.py`) and
+then through torch's restricted unpickler. `argparse.Namespace`, which MAE and its heirs save beside the weights, is let
+through: it holds values and runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fusiform.errors import WeightsError
+from fusiform.weights import pickles
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -33,7 +32,7 @@ def read(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        _check_archive(path)
+        pickles.check(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             whole = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
@@ -41,13 +40,6 @@ def read(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # whatever a hostile or damaged file makes a parser raise is one thing: a refusal
         # torch's message begins with advice to switch the safety off, which must not reach anybody
         reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error:")[2].strip()
-        named = re.search(r"GLOBAL (\S+)", reason)
-        if named:
-            raise WeightsError(
-                f"{path} names '{named[1]}', which would be run when the file is read; it was not read",
-                expected="tensors, numbers and plain containers",
-                do="do not open it with anything else; " + again,
-            ) from error
         raise WeightsError(
             f"{path} cannot be read as weights ({type(error).__name__}: {reason.partition(' Check the ')[0][:160]})",
             expected="a whole file saved by torch.save or safetensors",
@@ -77,17 +69,3 @@ def state_dict(whole: Mapping[str, Any], entries: Sequence[str], path: Path) -> 
                 f"'{name}' of {path} claims {value.numel():,} numbers and stores fewer", expected="every number stored"
             )
     return entry, dict(found)
-
-
-def _check_archive(path: Path) -> None:
-    """torch stores members one after another and uncompressed; anything else could grow without end when read."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or (
-        sum(m.file_size for m in members) > path.stat().st_size
-    ):
-        raise WeightsError(
-            f"{path} is a compressed or overlapping archive", expected="an archive as torch.save writes it"
-        )

@@ -66,6 +66,7 @@ class Watch:
         self._watched: WatchedFaces | None = None
         self._due = False
         self._targets: dict[str, Tensor] = {}
+        self._past: tuple[Tensor, int] | None = None
         self._last_step = -1
 
     def __call__(
@@ -135,7 +136,7 @@ class Watch:
                 self._watched = choose(
                     self.set, self.split, self.config.faces, self.recipe.vit.image_size, self.recipe.optim.seed
                 )
-            values = self._measure(method, self._watched, world.device, training.recipe.loop.faces_per_micro_batch)
+            values = self._measure(method, self._watched, world.device, clock.step)
         self._targets.clear()
         self.looks += 1
         self._last_step = clock.step
@@ -146,9 +147,10 @@ class Watch:
         self.history.append(row)
         return row
 
-    def _measure(self, method: Any, faces: WatchedFaces, device: torch.device, size: int | None) -> dict[str, Any]:
+    def _measure(self, method: Any, faces: WatchedFaces, device: torch.device, now: int) -> dict[str, Any]:
         encoder: ViT = method.encoder
-        tokens = _tokens(encoder, faces.images, device, size or 64)
+        size = self.recipe.loop.faces_per_micro_batch or 64
+        tokens = _tokens(encoder, faces.images, device, size)
         pooled = tokens[:, 0] if method.pooling == "cls" else tokens[:, 1:].mean(1)
         values: dict[str, Any] = {"faces": len(faces)}
         asked = self.config.probes
@@ -166,9 +168,14 @@ class Watch:
                     values[f"rank_{name}"] = measures.rankme(part)
         teacher = getattr(method, "teacher", None)
         if "teacher" in asked and isinstance(teacher, Teacher):
-            theirs = _tokens(teacher.module, faces.images, device, size or 64)
+            theirs = _tokens(teacher.module, faces.images, device, size)
             other = theirs[:, 0] if method.pooling == "cls" else theirs[:, 1:].mean(1)
             values["teacher_agreement"] = measures.agreement(pooled, other)
+            if self._past is not None:
+                before, step = self._past
+                lag = measures.lag(values["teacher_agreement"], measures.agreement(pooled, before), now - step)
+                values |= {} if lag is None else {"teacher_lag": lag}
+            self._past = pooled, now
             values["teacher_distance"] = measures.distance(encoder, teacher.module)
             values["teacher_length"] = measures.length(teacher.module)
         for name, target in self._targets.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -117,6 +118,17 @@ def test_parsing_is_read_from_tokens_that_hold_it():
     assert found["parsing_by_place"] < 0.5
 
 
+def test_the_lag_of_a_teacher_is_told_in_steps():
+    def unit(angle: float) -> torch.Tensor:
+        return torch.tensor([[math.cos(angle), math.sin(angle)]])
+
+    # a student that turns by 0.01 a step, and a teacher that is 7 steps behind
+    now, past, behind = unit(1.0), unit(0.8), unit(0.93)
+    found = measures.lag(measures.agreement(now, behind), measures.agreement(now, past), 20)
+    assert found == pytest.approx(7, rel=0.01)
+    assert measures.lag(0.9, 1.0, 20) is None
+
+
 # ------------------------------------------------------------------------------------------ no change
 
 
@@ -180,7 +192,8 @@ def test_a_healthy_history_raises_nothing():
 @pytest.mark.parametrize(
     ("history", "name"),
     [
-        ([look(i, teacher_distance=0.0, teacher_length=float(i)) for i in range(3)], "teacher is the student"),
+        ([look(i, teacher_distance=0.0, teacher_length=float(i), teacher_lag=0.5) for i in range(3)],
+         "teacher is the student"),
         ([look(i, teacher_distance=0.1 * i + 0.1, teacher_length=5.0) for i in range(3)], "teacher stands still"),
         ([{"step": i, "loss": 1.0 + 0.1 * i} for i in range(20)], "loss rises"),
         ([{"step": i, "loss": 9.0 - i * 0.1, "contrast": 3.4657} for i in range(20)], "contrast does not move"),

@@ -176,12 +176,35 @@ class ReportFlags:
     """The set it was trained on, for its card."""
     out: Path | None = None
     """The page; RUN/report.html by default."""
+    live: bool = False
+    """Serve a page about the run while it goes on, to this machine only, until Ctrl-C."""
+    port: int = 8765
+    """Of that page; 0: any that is free."""
+    refresh: int = 5
+    """Seconds after which the browser asks for it again."""
 
 
 def report(words: list[str]) -> int:
     flags = parse(ReportFlags, words, "report")
+    if flags.live:
+        return _live(flags.run, flags.port, flags.refresh)
     from fusiform.report import report_command
 
     page = report_command(flags.run, flags.out, date=today(), set_folder=flags.faces)
     sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def _live(run: Path, port: int, refresh: int) -> int:
+    from fusiform.report.live_server import server
+
+    if refresh < 1:
+        raise ConfigError(f"--refresh {refresh}", expected="1 second or more", do="--refresh 5")
+    with server(run, port=port, refresh=refresh) as page:
+        sys.stdout.write(f"http://{page.server_address[0]!s}:{page.server_address[1]} shows {run}; Ctrl-C ends it\n")
+        sys.stdout.flush()
+        try:
+            page.serve_forever()
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
     return 0

@@ -19,6 +19,8 @@ COLLAPSED_SPREAD = 0.03
 """Spread of the encoder's features below which faces are all but alike: healthy runs stayed above 0.08."""
 COLLAPSED_TARGETS = 0.02
 """Spread of what the teacher shows, below which it says the same of every face."""
+COPIES = 3.0
+"""Steps of lag below which a teacher is the student: a momentum of 0.9 lags by 10."""
 AGREED = 0.02
 """Nats between student's and teacher's answers; healthy runs stayed above 0.3."""
 STUCK = 0.002
@@ -92,12 +94,14 @@ def targets(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
 def teacher(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
     """The teacher is the student, or has stopped following it."""
     seen = [look for look in looks if _number(look, "teacher_distance") is not None]
-    if len(seen) >= 3 and all(look["teacher_distance"] < 1e-7 for look in seen[-3:]):
+    lags = [(look["step"], look["teacher_lag"]) for look in seen if _number(look, "teacher_lag") is not None]
+    if len(lags) >= 2 and all(lag < COPIES for _, lag in lags[-2:]):
         yield Alarm(
             "teacher is the student",
-            int(seen[-1]["step"]),
-            f"the teacher's weights have been the student's since step {seen[0]['step']:,}: it teaches what the "
-            "student says already. Usual cause: a momentum of 0. Try: --method.momentum 0.99 to 0.999 in a new run.",
+            int(lags[-1][0]),
+            f"the teacher is only {lags[-1][1]:.1f} steps behind the student, and was {lags[-2][1]:.1f} at step "
+            f"{lags[-2][0]:,}: it teaches what the student says already. Usual cause: a momentum near 0. Try: "
+            "--method.momentum 0.99 to 0.999 in a new run.",
         )
     lengths = [look["teacher_length"] for look in seen if _number(look, "teacher_length") is not None]
     if len(lengths) >= 3 and len(set(lengths[-3:])) == 1 and seen[-1]["teacher_distance"] > 0:

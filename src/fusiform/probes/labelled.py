@@ -63,12 +63,14 @@ def attributes(
         return {}
     unit = F.normalize(features, dim=-1)
     cosines = (unit @ unit.T).fill_diagonal_(-2.0)
+    others = 1 - torch.eye(len(values))
     if person is not None:
-        cosines = cosines.masked_fill(torch.from_numpy(person[:, None] == person[None, :]), -2.0)
+        others = torch.from_numpy(person[:, None] != person[None, :]).float()
+    cosines = cosines.masked_fill(others == 0, -2.0)
     near = cosines.topk(min(NEIGHBOURS, len(values) - 1)).indices
     share = values[near].mean(1)
     # the rarer answer wins from its own share on, else nobody would ever be told to wear a hat
-    said = (share > values.mean(0)).float()
+    said = (share > (others @ values) / others.sum(1, keepdim=True).clamp_min(1)).float()
     yes = (said * values).sum(0) / values.sum(0)
     no = ((1 - said) * (1 - values)).sum(0) / (1 - values).sum(0)
     return {"attributes": float(((yes + no) / 2).mean()), "attributes_asked": float(values.shape[1])}

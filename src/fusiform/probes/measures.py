@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from fusiform.nn.ranks import local
 
+LEAST_CHANGE = 1e-4
+"""One minus the cosine below which rounding in bf16 cannot be told from change."""
+
 
 def rankme(features: Tensor) -> float:
     """How many directions the features fill, from 1 to min(B, D): the exponential of the entropy of the singular
@@ -54,6 +57,17 @@ def likeness(features: Tensor) -> float:
 def agreement(ours: Tensor, theirs: Tensor) -> float:
     """Mean cosine between two features of the same face, both (B, D)."""
     return float(nn.functional.cosine_similarity(ours.double(), theirs.double(), dim=-1).mean())
+
+
+def lag(agreement_with_teacher: float, agreement_with_past: float, steps: int) -> float | None:
+    """How many steps a teacher is behind its student, told from how much the student's features changed in `steps`
+    steps; None where they hardly changed.
+
+    One minus a cosine grows at most with the square of the way, so the root makes the lag rather too long than too
+    short, and a slow teacher is never taken for a copy.
+    """
+    changed, apart = 1 - agreement_with_past, max(1 - agreement_with_teacher, 0.0)
+    return steps * (apart / changed) ** 0.5 if changed > LEAST_CHANGE else None
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def curves(runs: Sequence[RunSummary]) -> Curves | None:
     drawn = [run for run in runs if len(run.curve) > 1]
     if not drawn:
         return None
-    thinned = {i: _thinned([(p.epoch, p.loss) for p in run.curve]) for i, run in enumerate(drawn)}
+    thinned = {i: thinned([(p.epoch, p.loss) for p in run.curve]) for i, run in enumerate(drawn)}
     losses = [y for points in thinned.values() for _, y in points]
     # pixels that are normalised patch by patch have a variance of 1, which is what a constant answer scores
     guess = 1.0 if all(run.norm_pix for run in drawn) else None
@@ -78,7 +78,7 @@ def curves(runs: Sequence[RunSummary]) -> Curves | None:
     )
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most `MOST_POINTS` points: means of neighbours."""
     each = math.ceil(len(points) / MOST_POINTS)
     groups = [points[i : i + each] for i in range(0, len(points), each)]

@@ -7,13 +7,16 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from fusiform.cli import parse
 from fusiform.errors import ConfigError, DataError
 from fusiform.serve.settings import Limits, access_for, is_loopback
+
+if TYPE_CHECKING:
+    from fusiform.serve.model import Model
 
 KEY = "FUSIFORM_API_KEY"
 
@@ -57,8 +60,8 @@ def serve(words: list[str]) -> int:
         flags.host, key=_key(flags.key_file), no_key=flags.no_key, allowed=flags.allow_host, runs=flags.runs
     )
     try:
-        from fusiform.serve.app import service
         from fusiform.serve.running import listen, run
+        from fusiform.serve.service import service
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"The service needs the package '{error.name}'", do="pip install 'fusiform[serve]'"
@@ -73,7 +76,7 @@ def serve(words: list[str]) -> int:
             "HTTP is not encrypted: put TLS before it"
         )
 
-    def load():  # type: ignore[no-untyped-def]
+    def load() -> Model:
         import torch
 
         from fusiform.serve.model import load_model

@@ -113,6 +113,7 @@ class Shown(BaseModel):
     name: str = Field(description="Path below the folder that is shown.")
     kind: str = Field(description="'run' or 'report'.")
     about: dict[str, Any]
+    address: str | None = Field(description="Where a report is read: good for ten minutes, and without a key.")
 
 
 class Listing(BaseModel):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,20 +18,16 @@ from starlette.requests import ClientDisconnect
 from fusiform import __version__
 from fusiform.errors import FusiformError
 from fusiform.faces.decode import DecodedImage
-from fusiform.serve import answers, bodies
-from fusiform.serve.batching import Batcher
+from fusiform.serve import answers
 from fusiform.serve.decoding import Decoders
-from fusiform.serve.gate import Gate
-from fusiform.serve.meters import Meters
-from fusiform.serve.model import PICTURES, Asked, Model, Seen, base64_png, png, similarity
+from fusiform.serve.model import PICTURES, Asked, Seen, base64_png, png, similarity
 from fusiform.serve.problems import MEDIA_TYPE, Refused, of_error, problem
-from fusiform.serve.settings import Access, Limits
+from fusiform.serve.service import Service, load
 from fusiform.serve.shield import Shield
 
 if TYPE_CHECKING:
     from fusiform.infer.results import Face
 
-log = logging.getLogger("fusiform.serve")
 PATHS = (
     *("/", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/analyze", "/v1/embed", "/v1/compare"),
     *("/v1/runs", "/v1/runs/{id}", "/static/{name}", "/openapi.json"),
@@ -40,65 +35,7 @@ PATHS = (
 STATIC = {"app.js": "text/javascript", "drawing.js": "text/javascript", "style.css": "text/css"}
 DRAWN_SIDE = 1600
 """Longer side of a photo that is drawn into; larger ones are shrunk first."""
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class Service:
-    """What the routes share. One event loop, one inference thread, a few decoding processes."""
-
-    limits: Limits
-    access: Access
-    load: Callable[[], Model]
-    meters: Meters
-    gate: Gate
-    model: dict[str, Model]
-    """{"": the model} once it is loaded."""
-    parts: dict[str, Any]
-    """batcher and decoders while the service runs."""
-
-    @property
-    def batcher(self) -> Batcher[Asked, Seen]:
-        found: Batcher[Asked, Seen] = self.parts["batcher"]
-        return found
-
-    @property
-    def decoders(self) -> Decoders:
-        found: Decoders = self.parts["decoders"]
-        return found
-
-    def stuck(self) -> bool:
-        """Whether the batch under way takes longer than any client would wait for it."""
-        return "batcher" in self.parts and self.batcher.busy_for > 2 * self.limits.timeout
-
-    async def answered(self, work: Callable[[], Awaitable[T]]) -> T:
-        """The work's value, within a place of the gate and the time-out."""
-        with self.gate.enter():
-            try:
-                async with asyncio.timeout(self.limits.timeout):
-                    return await work()
-            except TimeoutError:
-                raise Refused(
-                    504,
-                    "timed-out",
-                    f"There was no answer within {self.limits.timeout:g} s",
-                    expected="a smaller photo, or a service with less to do",
-                    headers={"Retry-After": str(self.gate.retry_after())},
-                ) from None
-
-    async def photos(self, request: Request, names: tuple[str, ...]) -> list[DecodedImage]:
-        limits = self.limits
-        data = await bodies.photos(request, names, most=limits.body_bytes, seconds=limits.body_timeout)
-        return [await self.decoders.decode(each, limits.pixels) for each in data]
-
-    def batched(self, items: int, seconds: float) -> None:
-        self.meters.batches.observe(items)
-        self.meters.batch_seconds.inc(seconds)
-        self.gate.learn(items, seconds)
-
-
-def service(limits: Limits, access: Access, load: Callable[[], Model]) -> Service:
-    return Service(limits, access, load, Meters(), Gate(limits.open_requests), {}, {})
+TICKET_SECONDS = 600
 
 
 def problem_response(status: int, said: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -138,7 +75,7 @@ def create_app(service: Service) -> FastAPI:
         decoders = Decoders(
             limits.decoders, memory_bytes=int(limits.decoder_mb * 1e6), seconds=max(1.0, limits.timeout / 2)
         )
-        loading = asyncio.create_task(_load(service, decoders))
+        loading = asyncio.create_task(load(service, decoders))
         try:
             yield
         finally:
@@ -165,21 +102,6 @@ def create_app(service: Service) -> FastAPI:
 def shielded(service: Service) -> Shield:
     """The application with its guard in front, which sees every request and seals every answer."""
     return Shield(create_app(service), service.access, service.meters, PATHS)
-
-
-async def _load(service: Service, decoders: Decoders) -> None:
-    loop = asyncio.get_running_loop()
-    limits = service.limits
-    try:
-        model, _ = await asyncio.gather(loop.run_in_executor(None, service.load), decoders.warm())
-        batcher = Batcher(model.see, size=limits.batch, gather=limits.gather_ms / 1000, watch=service.batched)
-        batcher.start()
-        service.model[""] = model
-        service.parts.update(batcher=batcher, decoders=decoders)
-        service.gate.ready = True
-    except Exception as error:  # said by /readyz, and by the command, which ends
-        service.gate.failure = f"The model cannot be loaded: {error}"
-        service.parts["failed"] = error
 
 
 def _errors(app: FastAPI, service: Service) -> None:
@@ -377,7 +299,7 @@ def _drawn(image: DecodedImage, seen: Seen) -> bytes:
 
 
 def _show(app: FastAPI, service: Service) -> None:
-    from fusiform.serve.shelf import REPORT_HEADERS, listing, report
+    from fusiform.serve.shelf import REPORT_HEADERS, listing, report, ticket
 
     pages = files("fusiform.serve") / "pages"
 
@@ -393,9 +315,14 @@ def _show(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/runs", tags=["runs"], summary="Runs and reports in the folder that is shown.", responses=_said(404))
     async def runs() -> answers.Listing:
-        return await asyncio.to_thread(listing, service.access.runs)
+        until = int(time.time()) + TICKET_SECONDS
+
+        def address(id: str) -> str:
+            return f"/v1/runs/{id}?ticket={ticket(service.access.secret, id, until)}"
+
+        return await asyncio.to_thread(listing, service.access.runs, address)
 
     @app.get("/v1/runs/{id}", tags=["runs"], summary="One report, as HTML.", responses=_said(404))
-    async def shown(id: str) -> Response:
+    async def shown(id: str, ticket: Annotated[str, Query(description="From the listing.")] = "") -> Response:
         page = await asyncio.to_thread(report, service.access.runs, id)
         return Response(page, media_type="text/html", headers=dict(REPORT_HEADERS))

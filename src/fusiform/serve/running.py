@@ -11,7 +11,8 @@ from contextlib import suppress
 import uvicorn
 
 from fusiform.errors import ConfigError, FusiformError
-from fusiform.serve.app import Service, shielded
+from fusiform.serve.app import shielded
+from fusiform.serve.service import Service
 
 GRACE = 0.3
 """Seconds between saying that it drains (/readyz) and closing the door, so that a load balancer may look."""

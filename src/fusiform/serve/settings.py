@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusiform.errors import ConfigError
@@ -64,10 +65,12 @@ class Access:
     hosts: tuple[str, ...] = LOOPBACK_NAMES
     """Names under which the service answers, so that a web page elsewhere cannot reach it under a name of its own (DNS
     rebinding); () for all."""
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     """What X-API-Key or `Authorization: Bearer` must hold; None: everybody may ask."""
     runs: Path | None = None
     """Folder whose runs and reports are shown, read only."""
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """Of this process: what it signs addresses of reports with."""
 
 
 def is_loopback(host: str) -> bool:

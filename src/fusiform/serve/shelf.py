@@ -4,8 +4,9 @@ path, so there is no path to travel."""
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fusiform.errors import DataError
@@ -17,13 +18,32 @@ DEPTH, MOST = 4, 500
 REPORT_BYTES = 200_000_000
 REPORT_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "frame-ancestors 'self'; base-uri 'none'; form-action 'none'",
+    "X-Frame-Options": "SAMEORIGIN",
 }
 """A report carries its style in itself; it runs no script and reaches nothing, whoever wrote it."""
 
 
-def listing(folder: Path | None) -> answers.Listing:
+def ticket(secret: bytes, id: str, until: int) -> str:
+    """What lets a browser's frame, which sends no key, open one report until a time in seconds. The listing hands it
+    out to whoever could read the report anyway."""
+    proof = hmac.new(secret, f"{id} {until}".encode(), "sha256").hexdigest()
+    return f"{until}-{proof}"
+
+
+def admits(secret: bytes, id: str, given: str, now: float) -> bool:
+    """Whether a ticket is for that report and of this time."""
+    until = given.partition("-")[0]
+    if not (until.isascii() and until.isdigit() and len(until) < 12) or int(until) < now:
+        return False
+    return hmac.compare_digest(ticket(secret, id, int(until)).encode(), given.encode("utf-8", "replace"))
+
+
+def listing(folder: Path | None, address: Callable[[str], str]) -> answers.Listing:
     """Runs (folders with a run's config.json) and reports (HTML files), newest first.
+
+    Args:
+        address: of a report, by its id.
 
     Raises:
         Refused: 404 where no folder is shown.
@@ -45,11 +65,16 @@ def listing(folder: Path | None) -> answers.Listing:
         else:
             about = {"bytes": path.stat().st_size}
         name = path.relative_to(_shown(folder)).as_posix()
-        shown.append((path.stat().st_mtime, answers.Shown(id=entry_id(name), name=name, kind=kind, about=about)))
+        shown.append((path.stat().st_mtime, _entry(name, kind, about, address)))
     shown.sort(key=lambda each: (-each[0], each[1].name))
     return answers.Listing(
         shown=[entry for _, entry in shown[:MOST]], unreadable=unreadable, more=max(0, len(shown) - MOST)
     )
+
+
+def _entry(name: str, kind: str, about: dict[str, object], address: Callable[[str], str]) -> answers.Shown:
+    id = entry_id(name)
+    return answers.Shown(id=id, name=name, kind=kind, about=about, address=address(id) if kind == "report" else None)
 
 
 def report(folder: Path | None, wanted: str) -> bytes:

@@ -8,18 +8,19 @@ import json
 import time
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from fusiform.serve.meters import Meters
 from fusiform.serve.problems import MEDIA_TYPE, problem
 from fusiform.serve.settings import Access
+from fusiform.serve.shelf import admits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "frame-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": CSP,
@@ -95,6 +96,10 @@ class Shield:
         path = scope["path"]
         if self.access.key is None or path in OPEN_PATHS or path.startswith("/static/"):
             return None
+        if path.startswith("/v1/runs/") and scope["method"] == "GET":
+            [ticket] = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[:1]
+            if admits(self.access.secret, path.removeprefix("/v1/runs/"), ticket, time.time()):
+                return None
         given = headers.get(b"x-api-key") or headers.get(b"authorization", "").removeprefix("Bearer ")
         if hmac.compare_digest(given.encode("utf-8", "replace"), self.access.key.encode()):
             return None

@@ -18,11 +18,12 @@ from torch import Tensor
 from fusiform import recipes
 from fusiform.batch import FaceBatch
 from fusiform.clock import Clock
-from fusiform.config import DataConfig, Recipe
+from fusiform.config import Colour, DataConfig, Recipe
 from fusiform.encoder import Encoder
 from fusiform.engine import pretrain
 from fusiform.errors import ConfigError, DataError, WeightsError
 from fusiform.faces import mixup
+from fusiform.faces.colour import draw, recolour
 from fusiform.faces.people import chosen, numbered, settled
 from fusiform.faces.shards import FaceSet, StoredFace, commit_chunk, finish_set
 from fusiform.faces.stream import Stream
@@ -329,6 +330,25 @@ def test_from_files_to_a_trained_run(kind: str, tmp_path: Path) -> None:
     assert (notes["people"], notes["faces"], notes["faces_of_unknown_people"]) == (6, 12, 0)
     assert numbered(faces, faces.rows())[1] == [str(i) if kind == "rec" else f"person {i}" for i in range(6)]
     assert encoder.vit.config == tiny().vit
+
+
+def test_a_black_rectangle_of_the_asked_size() -> None:
+    colour, rng = Colour(erase=0.5), np.random.default_rng(0)
+    assert colour.active
+    drawn = [draw(rng, colour) for _ in range(400)]
+    white = torch.full((400, 3, 50, 50), 255, dtype=torch.uint8)
+    out = recolour(white, drawn)
+    assert set(out.unique().tolist()) == {0, 255}
+    shares = (out[:, 0] == 0).float().mean((1, 2))
+    erased = shares[shares > 0]
+    assert 160 < len(erased) < 240
+    assert 0.012 < erased.min() < 0.03
+    assert 0.09 < erased.max() < 0.115
+    for image in out[shares > 0][:50]:
+        hole = (image[0] == 0).float()
+        rows, columns = hole.amax(1).sum(), hole.amax(0).sum()
+        assert hole.sum() == rows * columns
+    assert (out[:, 0, 5:45, 5:45] == 0).any(0).all()  # anywhere
 
 
 def test_what_it_costs_is_counted_without_a_set() -> None:

@@ -1,8 +1,9 @@
-"""Random changes of a view's colours: jitter, greyscale, blur, solarisation, in this order.
+"""Random changes of a view's colours: jitter, greyscale, blur, solarisation, a black rectangle, in this order.
 
 What is drawn for a view comes from a generator that the caller passes in; how it is applied is a pure function of a
 batch. The four jitters are torchvision's ColorJitter (in an order drawn for each view), applied in float instead of
-uint8 after each; blur is a Gaussian, where Pillow approximates one by three boxes.
+uint8 after each; blur is a Gaussian, where Pillow approximates one by three boxes; the rectangle is that of Random
+Erasing (Zhong et al., AAAI 2020), up to 3.3 times as wide as high or the other way round.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ class Recolouring:
     sigma: float = 0.0
     """Of the blur in pixels; 0: none."""
     solarise: bool = False
+    hole: tuple[float, float, float, float] | None = None
+    """x0, y0, x1, y1 of the black rectangle, in [0, 1] of the view."""
 
 
 def draw(rng: np.random.Generator, colour: Colour) -> Recolouring:
-    """One view's changes. The number of draws does not depend on their outcome."""
+    """One view's changes. The number of draws does not depend on their outcome, but for the last one's."""
     jittered = rng.random() < colour.jitter_share
     order = tuple(int(i) for i in rng.permutation(4))
     factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in colour.jitter[:3]]
@@ -42,8 +45,20 @@ def draw(rng: np.random.Generator, colour: Colour) -> Recolouring:
     sigma = rng.uniform(*colour.blur_sigma)
     solarised = rng.random() < colour.solarise
     return Recolouring(
-        order if jittered and any(colour.jitter) else (), tuple(factors), grey, sigma if blurred else 0.0, solarised
+        order if jittered and any(colour.jitter) else (),
+        tuple(factors),
+        grey,
+        sigma if blurred else 0.0,
+        solarised,
+        _hole(rng, colour.erase_area) if rng.random() < colour.erase else None,
     )
+
+
+def _hole(rng: np.random.Generator, area: tuple[float, float]) -> tuple[float, float, float, float]:
+    size, aspect = rng.uniform(*area), float(np.exp(rng.uniform(-np.log(3.3), np.log(3.3))))
+    width, height = min(1.0, float(np.sqrt(size * aspect))), min(1.0, float(np.sqrt(size / aspect)))
+    x, y = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    return x, y, x + width, y + height
 
 
 def recolour(images: Tensor, drawn: Sequence[Recolouring]) -> Tensor:
@@ -61,6 +76,11 @@ def recolour(images: Tensor, drawn: Sequence[Recolouring]) -> Tensor:
         x[rows] = _blur(x[rows], torch.tensor([drawn[i].sigma for i in rows]))
     if rows := [i for i, d in enumerate(drawn) if d.solarise]:
         x[rows] = torch.where(x[rows] < 128 / 255, x[rows], 1 - x[rows])
+    for image, d in zip(x, drawn, strict=True):
+        if d.hole is not None:
+            x0, x1 = (round(d.hole[i] * x.shape[-1]) for i in (0, 2))
+            y0, y1 = (round(d.hole[i] * x.shape[-2]) for i in (1, 3))
+            image[:, y0:y1, x0:x1] = 0
     return (x * 255).round().to(torch.uint8)
 
 

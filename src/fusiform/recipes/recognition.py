@@ -118,7 +118,7 @@ _OPTIM = OptimConfig(
     weight_decay=0.1,
     betas=(0.9, 0.999),
 )
-_DATA = DataConfig(crop_scale=(0.9, 1.0), colour=Colour(jitter=(0.1, 0.1, 0.1, 0.1)), people=True)
+_DATA = DataConfig(crop_scale=(0.9, 1.0), colour=Colour(jitter=(0.1, 0.1, 0.1, 0.1), erase=0.5), people=True)
 
 RECOGNITION = Recipe(
     name="recognition",

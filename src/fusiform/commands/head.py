@@ -42,6 +42,8 @@ class HeadFlags:
     """Which public set, where several below --data have labels for the task."""
     photos: Path | None = None
     """Folder that the file names in your own label file are relative to; by default the label file's own."""
+    scheme: str = ""
+    """Order of your own points where it is a known one, such as ibug-68 wflw-98: faces are then mirrored in training."""
     licence: str = "unknown"
     """Licence of photos and labels as you state it. It travels in the head's card."""
     seed: int = 0
@@ -61,7 +63,14 @@ def head(words: list[str]) -> int:
     from fusiform.report import table_text
     from fusiform.world import tune_cpu
 
-    task = task_for(flags.task, flags.data, dataset=flags.dataset, photos=flags.photos, incomplete=flags.incomplete)
+    task = task_for(
+        flags.task,
+        flags.data,
+        dataset=flags.dataset,
+        photos=flags.photos,
+        scheme=flags.scheme,
+        incomplete=flags.incomplete,
+    )
     encoder = Encoder.load(encoder_folder(flags.encoder))
     if (flags.out / "encoder.json").is_file() and (there := Encoder.load(flags.out)).sha256 != encoder.sha256:
         raise DataError(

@@ -109,8 +109,11 @@ class Analyzer:
         """
         if isinstance(photos, list | tuple):
             return list(self.stream(photos, keep_pixels=True))
-        name = str(photos) if isinstance(photos, str | Path) else ""
-        opened = Opened(name, pixels_of(photos, self.max_pixels))
+        return self._one(photos)
+
+    def _one(self, photo: Source) -> Photo:
+        name = str(photo) if isinstance(photo, str | Path) else ""
+        opened = Opened(name, pixels_of(photo, self.max_pixels))
         return self._answered([self._found(opened, keep_pixels=True)])[0]
 
     def stream(
@@ -142,7 +145,7 @@ class Analyzer:
 
     def embed(self, photo: Source) -> NDArray[np.float32] | None:
         """(D,) embedding, of length 1, of the largest face; None where there is no face."""
-        found = self.only(())(photo)
+        found = self.only(())._one(photo)
         return found[0].embedding if len(found) else None
 
     def _sizes(self) -> set[int]:

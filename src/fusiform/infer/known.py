@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ ANSWERS: Mapping[str, tuple[str, str]] = {
 }
 """Unit and sign of each answer, as a card states them."""
 _OF_DATA = ("path", "root", "photos", "train_faces", "test_faces", "faces", "jitter", "copies", "folds", "incomplete")
-_OF_DATA_TOO = ("placed", "test_sequences", "frames", "soft_labels", "held_out")
+_OF_DATA_TOO = ("placed", "test_sequences", "frames", "soft_labels", "mirror_copies")
 
 
 def class_of(name: str) -> type:
@@ -111,7 +110,13 @@ def _tupled(value: Any) -> Any:
 
 
 def task_for(
-    name: str, data: Path, *, dataset: str | None = None, photos: Path | None = None, incomplete: bool = False
+    name: str,
+    data: Path,
+    *,
+    dataset: str | None = None,
+    photos: Path | None = None,
+    scheme: str = "",
+    incomplete: bool = False,
 ) -> SupervisedTask:
     """The task of that name on the labels at `data`.
 
@@ -120,6 +125,7 @@ def task_for(
         data: a rendered set; a CSV or JSON file of one's own labels; or the folder of public sets.
         dataset: which of the public sets, where several have labels for the task.
         photos: folder that the file names of one's own labels are relative to; by default the label file's.
+        scheme: of one's own points, such as ibug-68: faces may then be mirrored in training.
         incomplete: accept public sets whose counts are not the official ones.
 
     Raises:
@@ -134,12 +140,15 @@ def task_for(
     if data.is_file():
         if name not in OWN:
             raise ConfigError(f"{name} cannot be read from the file '{data}'", expected=" or ".join(OWN))
-        own: SupervisedTask = class_of(OWN[name])(path=data, photos=photos)
+        settings: dict[str, Any] = {"path": data, "photos": photos}
+        if name == "alignment" and scheme:
+            settings["scheme"] = scheme
+        own: SupervisedTask = class_of(OWN[name])(**settings)
         return own
     if (data / "set.json").is_file():
         if name not in RENDERED_TASKS:
             raise ConfigError(f"Rendered faces have no labels for {name}", expected=", ".join(RENDERED_TASKS))
-        settings: dict[str, Any] = {"path": data, "dataset": RENDERED}
+        settings = {"path": data, "dataset": RENDERED}
         kind = class_of(RENDERED_TASKS[name])
         names = {field.name for field in dataclasses.fields(kind)}
         rendered: SupervisedTask = kind(**{k: v for k, v in settings.items() if k in names})
@@ -161,8 +170,3 @@ def task_for(
         raise ConfigError(f"Several sets at '{data}' have labels for {name}", expected=names_found, do="add --dataset")
     public: SupervisedTask = found[0]
     return public
-
-
-def side_of_cells(outputs: int, classes: int) -> int:
-    """Cells along a patch of a parsing head with so many outputs for each patch."""
-    return math.isqrt(outputs // classes)

@@ -54,7 +54,7 @@ class OperatingPoint:
     far_measured: float
     far_low: float
     far_high: float
-    """What the rate may really be."""
+    """What the rate may really be; never below `far_held_out`."""
     tar: float
     """Share of genuine pairs above the threshold."""
     tar_low: float | None
@@ -148,6 +148,7 @@ def operating_point(
     ordered = np.sort(genuine)
     at = math.floor(FRR * len(ordered) + 1e-9)
     reject = min(float(np.nextafter(ordered[at], np.float32(-2))), threshold)
+    held_out = _held_out(pairs, far)
     between = len(np.unique(pairs.first[~pairs.same] * (pairs.people + 1) + pairs.second[~pairs.same]))
     return OperatingPoint(
         far=far,
@@ -155,12 +156,12 @@ def operating_point(
         reject=reject,
         far_measured=passed / len(impostor),
         far_low=_least(low, far_low),
-        far_high=_most(high, far_high),
+        far_high=_most(_most(high, far_high), math.nan if held_out is None else held_out),
         tar=float(point.tar),
         **dict(zip(("tar_low", "tar_high"), _defined(intervals.interval(drawn.tar)), strict=True)),
         frr=float((genuine <= reject).mean()),
         **dict(zip(("threshold_low", "threshold_high"), _defined(intervals.interval(drawn.threshold)), strict=True)),
-        far_held_out=_held_out(pairs, far),
+        far_held_out=held_out,
         impostor_pairs=len(impostor),
         genuine_pairs=len(genuine),
         people=pairs.people,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,39 +23,37 @@ class Rights:
     faces: int
 
 
-def rights(table: pa.Table, keys: pa.Array | None = None) -> list[Rights]:
+def rights(table: pa.Table, split: str = "all") -> list[Rights]:
     """The rights of kept faces, most faces first. Empty names are unknown.
 
     Args:
         table: a ledger.
-        keys: only of these faces; None: of all.
+        split: only of its faces; "all" takes every one.
     """
     kept = table.filter(pc.equal(table["outcome"], KEPT))
-    if keys is not None:
-        kept = kept.filter(pc.is_in(kept["key"], value_set=keys))
+    if split != "all":
+        kept = kept.filter(pc.equal(kept["split"], split))
     names = ("source", "licence", "consent")
     groups = kept.group_by(list(names)).aggregate([("key", "count")]).to_pylist()
     found = [Rights(*(_known(g[name]) for name in names), int(g["key_count"])) for g in groups]
     return sorted(found, key=lambda r: (-r.faces, r.source, r.licence, r.consent))
 
 
-def rights_of_set(folder: Path, keys: Sequence[str] | None = None) -> list[Rights]:
-    """The rights of a set's faces; [] for a set without a ledger."""
-    if not (folder / LEDGER_FILE).is_file():
-        return []
-    table = read_ledger(folder)
-    return rights(table, None if keys is None else pa.array(keys, pa.string()))
+def rights_of_set(folder: Path, split: str = "all") -> list[Rights]:
+    """The rights of the faces of a set's split; [] for a set without a ledger."""
+    return rights(read_ledger(folder), split) if (folder / LEDGER_FILE).is_file() else []
 
 
 def for_card(found: Iterable[Rights]) -> dict[str, Any]:
-    """What a run's or an encoder's card says: faces by licence, by consent basis, and each combination with source."""
+    """What an encoder's card says: `licences_of_faces` and `consents_of_faces` with counts, and `rights_of_faces`, each
+    combination of source, licence and consent."""
     rows = list(found)
-    by: dict[str, dict[str, int]] = {"licences": {}, "consents": {}}
+    by: dict[str, dict[str, int]] = {"licences_of_faces": {}, "consents_of_faces": {}}
     for row in rows:
-        for name, value in (("licences", row.licence), ("consents", row.consent)):
+        for name, value in (("licences_of_faces", row.licence), ("consents_of_faces", row.consent)):
             by[name][value or "unknown"] = by[name].get(value or "unknown", 0) + row.faces
     ordered = {name: dict(sorted(counts.items(), key=lambda c: (-c[1], c[0]))) for name, counts in by.items()}
-    return {**ordered, "rights": [asdict(row) for row in rows]}
+    return {**ordered, "rights_of_faces": [asdict(row) for row in rows]}
 
 
 def _known(value: str | None) -> str:

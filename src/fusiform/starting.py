@@ -127,6 +127,7 @@ class Start:
             "licence": card.get("licence"),
             "faces": card.get("faces"),
             "licences_of_faces": card.get("licences_of_faces"),
+            "consents_of_faces": card.get("consents_of_faces"),
         }
         return [*card.get("ancestors", []), {name: value for name, value in own.items() if value is not None}]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from fusiform.encoder import Encoder
-from fusiform.errors import ConfigError, SetMissing, did_you_mean
+from fusiform.errors import ConfigError, DataError, SetMissing, did_you_mean
 from fusiform.evaluate import Evaluation, compare_to, evaluate, input_size, learns
 from fusiform.faces.align import template
 from fusiform.protocols import Cosine, Protocol
@@ -135,8 +137,12 @@ def measure(
     seed: int = 0,
     say: Callable[[str], None],
     allow_mismatch: Sequence[str] = (),
+    without: Collection[str] = (),
 ) -> Measured:
     """Score both encoders on one cell, on the same faces, and the difference in pairs.
+
+    Args:
+        without: keys of faces that are not scored, such as suspects of a leak; the rows say how many that were.
 
     A set that is not there gives a row that says what to type; every other error is raised.
     """
@@ -149,6 +155,13 @@ def measure(
     except SetMissing as error:
         say(f"{cell.name}: not available. {error}")
         return Measured(cell, (absent(cell.task.name, cell.task.dataset, str(error), date),))
+    left_out = ""
+    if without:
+        suspect = np.isin(faces.keys.astype(str), sorted(without)) & ~np.isin(faces.split, ["train", "val"])
+        if suspect.all() or not (~suspect & ~np.isin(faces.split, ["train", "val"])).any():
+            raise DataError(f"No face of {cell.name} is left without the suspects", do="leave --without away")
+        faces = faces.rows(np.flatnonzero(~suspect))
+        left_out = f"WITHOUT {int(suspect.sum()):,} suspect faces of {len(suspect):,}"
     before, after = (
         evaluate(
             encoder,
@@ -163,4 +176,7 @@ def measure(
         for encoder in (untrained, trained)
     )
     differences = [compare_to(before, after, row.metric) for row in after.rows]
-    return Measured(cell, (*before.rows, *after.rows, *differences), after, before)
+    rows = (*before.rows, *after.rows, *differences)
+    if left_out:
+        rows = tuple(replace(row, note="; ".join(filter(None, (left_out, row.note)))) for row in rows)
+    return Measured(cell, rows, after, before)

@@ -14,6 +14,7 @@ from fusiform.config import Recipe
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, Diverged, WeightsError
 from fusiform.faces.faceset import FaceSet
+from fusiform.ledger_rights import for_card, rights_of_set
 from fusiform.methods.method import Losses, Method
 from fusiform.nn.ranks import local
 from fusiform.nn.teacher import Teacher
@@ -182,6 +183,7 @@ class Training:
             "faces_seen": self.total_steps * self.recipe.optim.faces_per_step,
             "faces": describe(faces),
             "licences_of_faces": faces.info.get("licences", {}),
+            **({} if not (found := rights_of_set(faces.folder, self.recipe.data.split)) else for_card(found)),
         }
         return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card, pooling=self.method.pooling)
 

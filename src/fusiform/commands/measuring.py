@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -59,6 +59,8 @@ class EvaluateFlags:
     allow_mismatch: tuple[str, ...] = ()
     """Measure although the faces differ from those the encoder was made for in: crop, colour, range, class-map. The
     rows say so."""
+    without: Path | None = None
+    """A leaks.json (fusiform leaks): its suspect faces are not scored, and the rows say so."""
     incomplete: bool = False
     """Accept public sets whose counts are not the official ones (fusiform doctor FOLDER). The rows count what is
     missing."""
@@ -88,6 +90,7 @@ class EvaluateFlags:
 
 def evaluate(words: list[str]) -> int:
     flags = parse(EvaluateFlags, words, "evaluate")
+    from fusiform.leaks import read_suspects
     from fusiform.report import table_text
     from fusiform.suite import across, cells
 
@@ -105,13 +108,20 @@ def evaluate(words: list[str]) -> int:
         out=flags.out or flags.run / RESULTS,
         seed=flags.seed,
         allow_mismatch=flags.allow_mismatch,
+        without=() if flags.without is None else read_suspects(flags.without),
     )
     sys.stdout.write(table_text([row for each in measured for row in each.rows]) + "\n")
     return 0
 
 
 def measure_all(
-    folder: Path, cells: Sequence[object], *, out: Path, seed: int = 0, allow_mismatch: Sequence[str] = ()
+    folder: Path,
+    cells: Sequence[object],
+    *,
+    out: Path,
+    seed: int = 0,
+    allow_mismatch: Sequence[str] = (),
+    without: Collection[str] = (),
 ) -> list[Measured]:
     """Score the encoder in `folder` and the untrained one on every cell; rows are added to `out` cell by cell.
 
@@ -130,7 +140,8 @@ def measure_all(
     with Progress(len(cells), "tasks", "evaluating") as bar:
         for cell in cells:
             assert isinstance(cell, Cell)
-            result = measure(cell, trained, untrained, date=today(), seed=seed, say=_say, allow_mismatch=allow_mismatch)
+            how: dict[str, Any] = {"allow_mismatch": allow_mismatch, "without": without}
+            result = measure(cell, trained, untrained, date=today(), seed=seed, say=_say, **how)
             if result.trained is not None and result.trained.labelled:
                 _write_list(out.parent / "labelled", result.trained.labelled)
             append_rows(out, result.rows)

@@ -18,6 +18,16 @@ from fusiform.errors import ConfigError, did_you_mean
 
 M = TypeVar("M")
 
+PEAK_BF16 = {"A100 80GB": 312e12, "H100 SXM": 989e12}
+"""Dense bf16 operations a second, as NVIDIA states them."""
+MFU = 0.35
+"""Share of the peak that a well-fed training loop reaches, assumed."""
+
+
+def hours(flops: float, gpu: str) -> float:
+    """Hours that one GPU of `PEAK_BF16` needs for so many operations, computed and not measured."""
+    return flops / (PEAK_BF16[gpu] * MFU) / 3600
+
 
 @dataclass(frozen=True)
 class PretrainFlags(Generic[M]):
@@ -44,6 +54,11 @@ class PretrainFlags(Generic[M]):
     """How the weights move."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """How the run is carried out; changes no result."""
+    tested_on: tuple[Path, ...] = ()
+    """Sets that the encoder will be tested on: who is in one of them (of its test split, where it has one) may not be
+    among the training faces."""
+    allow_shared_people: bool = False
+    """Train although people are on both sides. It is said aloud."""
 
 
 def pretrain(words: list[str]) -> int:
@@ -78,6 +93,7 @@ def pretrain(words: list[str]) -> int:
     from fusiform.starting import Start
 
     faces = FaceSet.open(flags.faces)
+    _refuse_tested(faces, recipe.data.split, flags.tested_on, allow=flags.allow_shared_people)
     start = None if flags.start is None else Start.read(flags.start, recipe)
     if start is not None and first_rank():
         sys.stdout.write(_began(start, faces))
@@ -88,6 +104,20 @@ def pretrain(words: list[str]) -> int:
     sys.stdout.write(f"encoder {encoder.sha256[:12]} in {flags.out / 'encoder'}\n")
     sys.stdout.write(f"next: fusiform evaluate {flags.out}\n")
     return 0
+
+
+def _refuse_tested(faces: Any, split: str, tested_on: tuple[Path, ...], *, allow: bool) -> None:
+    from fusiform.faces.shards import FaceSet
+    from fusiform.leaks import refuse_shared_people
+
+    sides = []
+    for folder in tested_on:
+        tested = FaceSet.open(folder)
+        codes, people = tested.codes("person")
+        rows = tested.rows("test" if "test" in tested.codes("split")[1] else "all")
+        sides.append((str(folder), {people[code] for code in codes[rows].tolist()}))
+    for said in refuse_shared_people(faces, split, sides, allow=allow):
+        sys.stderr.write(f"ALLOWED: {said}\n")
 
 
 def _began(start: Any, faces: Any) -> str:
@@ -183,12 +213,16 @@ def show(words: list[str]) -> int:
         "memory, one face": f"{_mib(needs.activations)} of activations, "
         f"{_mib(needs.activations * found.micro_batch)} for a micro-batch",
         "peak learning rate": f"{optim.peak_lr:.3g}",
+        "a million faces": ", ".join(
+            f"{hours(found.training * optim.epochs * 1e6, gpu):,.1f} hours of one {gpu}" for gpu in PEAK_BF16
+        )
+        + f" for {optim.epochs:g} epochs",
     }
     for name, value in lines.items():
         sys.stdout.write(f"{name:<20} {value}\n")
     sys.stdout.write(
         "A multiply-add counts as two; matrix products and convolutions are counted, elementwise work is not "
-        "(docs/compare.md).\nMemory is for fp32.\n"
+        f"(docs/compare.md).\nMemory is for fp32. Hours are computed, at {MFU:.0%} of the peak in bf16, not measured.\n"
     )
     if getattr(recipe.method, "feature_encoder", "") is None:
         sys.stdout.write("No frozen encoder is named, so the paper's ViT-B/16 at 224 pixels is counted.\n")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fusiform import leaks
 from fusiform.errors import ConfigError, DataError
 from fusiform.faces.faceset import SET_FILE, FaceSet, Rows
 from fusiform.faces.shards import StoredFace, commit_chunk, finish_set
-from fusiform.ledger import KEPT, LedgerRow
+from fusiform.ledger import KEPT, LEDGER_FILE, LedgerRow, read_ledger
 from fusiform.measurement import CROP_FIELDS
 
 
@@ -52,7 +53,8 @@ def joined(sets: Sequence[FaceSet], out: Path, *, today: str) -> FaceSet:
         return found
     for number, faces in enumerate(sets):
         stored = list(_stored(faces, number))
-        ledger = [_ledger_row(face, faces, number) for face in stored]
+        known = _consents(faces)
+        ledger = [_ledger_row(face, faces, number, known.get(face.key.split("-", 1)[1], "")) for face in stored]
         commit_chunk(out, number, stored, ledger)
     crop = first.crop
     if len({s.crop.detector for s in sets}) > 1:
@@ -77,14 +79,22 @@ def _stored(faces: FaceSet, number: int) -> Iterator[StoredFace]:
         )
 
 
-def _ledger_row(face: StoredFace, faces: FaceSet, number: int) -> LedgerRow:
+def _consents(faces: FaceSet) -> dict[str, str]:
+    """Key of a face -> consent basis, as the set's ledger has it."""
+    if not (faces.folder / LEDGER_FILE).is_file():
+        return {}
+    table = read_ledger(faces.folder).select(["key", "consent"])
+    return {row["key"]: row["consent"] or "" for row in table.to_pylist() if row["key"]}
+
+
+def _ledger_row(face: StoredFace, faces: FaceSet, number: int, consent: str) -> LedgerRow:
     return LedgerRow(
         path=f"{faces.name}/{face.key}.jpg",
         outcome=KEPT,
         sha256=hashlib.sha256(face.jpeg).hexdigest(),
         source=face.source,
         licence=face.licence,
-        consent="as in the set it comes from",
+        consent=consent,
         subject=face.person,
         template=f"{faces.crop.template}-{faces.crop.size}",
         split="train",
@@ -98,20 +108,11 @@ def _ledger_row(face: StoredFace, faces: FaceSet, number: int) -> LedgerRow:
 
 
 def refuse_shared_people(trained_on: FaceSet, scored: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Nobody who is scored may be among the training faces.
-
-    Args:
-        scored: name of each task and the people it scores.
+    """Nobody who is scored may be among the training faces (`fusiform.leaks.refuse_shared_people`).
 
     Raises:
         DataError: somebody is.
     """
-    who, people = trained_on.codes("person")
-    own = {people[i] for i in np.unique(who[training_rows(trained_on)]).tolist()} - {"", None}
-    for name, tested in scored:
-        if both := own & set(tested.tolist()):
-            raise DataError(
-                f"{len(both)} people are scored by {name} and are in the training faces, such as '{min(both)}'",
-                expected="other people in pre-training than in the tests",
-                do="split the set by person, or leave these people out of --data",
-            )
+    _, names = trained_on.codes("split")
+    split = "train" if "train" in names else "all"
+    leaks.refuse_shared_people(trained_on, split, [(name, people.tolist()) for name, people in scored])

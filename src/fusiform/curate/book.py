@@ -22,7 +22,7 @@ from fusiform.curate.chunks import ledger_file
 from fusiform.curate.photo import Photo
 from fusiform.curate.reasons import RETRIED
 from fusiform.curate.scan import SourceFile
-from fusiform.curate.tombstones import read_tombstones
+from fusiform.curate.tombstones import ALIAS, read_tombstones
 from fusiform.faces.shards import committed_chunks
 from fusiform.ledger import KEPT
 
@@ -147,6 +147,7 @@ class Book(Mapping[str, SourceFile]):
         retried = ", ".join(f"'{reason}'" for reason in sorted(RETRIED))
         run(
             f"""update files set why = (select case
+                    when f.outcome = 'taken-down' and f.name glob '{ALIAS}*' then null
                     when files.refused <> '' then case when f.outcome <> files.refused then 'changed' end
                     when f.size <> files.size or f.mtime <> files.mtime then 'changed'
                     when f.outcome in ({retried}) then 'retried' end
@@ -198,7 +199,9 @@ class Book(Mapping[str, SourceFile]):
         if photo.sha256 in self._withdrawn_pictures or (photo.person and photo.person in self._withdrawn_people):
             return photo.refuse("taken-down", "withdrawn from this set before")
         label = photo.file.name.split("/", 1)[0]
-        if any(self._tombstones.is_withdrawn(photo.sha256, photo.person, s) for s in {label, source or label}):
+        if photo.file.name.startswith(ALIAS) or any(
+            self._tombstones.is_withdrawn(photo.sha256, photo.person, s) for s in {label, source or label}
+        ):
             return self._nameless(photo)
         if self._tombstones.resembles(
             photo.look.phash if photo.look else None, [f.look.phash for f in photo.kept if f.look]
@@ -217,8 +220,9 @@ class Book(Mapping[str, SourceFile]):
 
     def _nameless(self, photo: Photo) -> Photo:
         """A withdrawn photo, of which the ledger is told no more than that there is one."""
-        alias = self._tombstones.alias(photo.file.name)
-        self._db.execute("update or ignore files set name = ? where name = ?", (alias, photo.file.name))
+        name = photo.file.name
+        alias = name if name.startswith(ALIAS) else self._tombstones.alias(name)
+        self._db.execute("update or ignore files set name = ? where name = ?", (alias, name))
         bare = Photo(replace(photo.file, name=alias))
         return bare.refuse("taken-down", "withdrawn from this set before")
 

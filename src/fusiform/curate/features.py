@@ -83,7 +83,7 @@ def embedded(folder: Path, keys: NDArray[np.bytes_], options: CurateOptions) -> 
     for count, (key, jpeg) in enumerate(stored(folder), 1):
         if key.encode() != keys[count - 1]:
             raise DataError(f"The faces of '{folder}' are in another order than its ledger", do="curate anew")
-        batch.append(_sized(decode_trusted_jpeg(jpeg), side))
+        batch.append(sized(decode_trusted_jpeg(jpeg), side))
         if len(batch) == 256 or count == len(keys):
             parts.append(embed(encoder, np.stack(batch)))
             batch = []
@@ -146,7 +146,7 @@ def _index(features: Floats) -> Any:
     return index
 
 
-def _sized(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def sized(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     import cv2
 
     if image.shape[0] == side:

@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 # tests run in parallel processes, each with one thread: faster and steadier than many threads in one
 JOBS ?= 2
 
-.PHONY: help demo demo-long test test-all check bench bench-methods clean
+.PHONY: docs help demo demo-long test test-all check bench bench-methods clean
 
 help:
 	@echo "make demo       photos (or rendered faces) to a measured encoder and a report, about 9 minutes on two cores"
 	@echo "make demo-long  the same with more faces and an hour of pre-training"
 	@echo "make test       the tests, about 5 minutes on two cores"
 	@echo "make test-all   the slow ones too"
+	@echo "make docs       the documentation as a site"
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      timings, side by side"
 	@echo "make bench-methods  the five methods and two baselines at equal compute, three seeds, about an hour; SEEDS=5 BUDGET=4 goes on"
@@ -47,6 +48,11 @@ bench: $(STAMP)
 # SEEDS and BUDGET may grow in the same OUT: what is there is not computed again
 bench-methods: $(STAMP)
 	$(BIN)/python -m bench.methods --out "$(or $(OUT),bench-methods)" --seeds $(or $(SEEDS),3) --budget $(or $(BUDGET),1)
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -43,7 +43,7 @@ class HeadFlags:
     photos: Path | None = None
     """Folder that the file names in your own label file are relative to; by default the label file's own."""
     scheme: str = ""
-    """Order of your own points where it is a known one, such as ibug-68 wflw-98: faces are then mirrored in training."""
+    """Order of your own points where it is a known one, such as ibug-68: faces are then mirrored in training."""
     licence: str = "unknown"
     """Licence of photos and labels as you state it. It travels in the head's card."""
     seed: int = 0

@@ -1,8 +1,8 @@
 """Labels of one's own, in a CSV or JSON file: points or classes of faces in photos that lie beside it.
 
 CSV, a row a face, with the columns `image`, then `x0 y0 x1 y1 ...` in photo pixels (points) or `label` (classes), and
-`person` where it is known. JSON: a list of objects with `image`, `points` [[x, y], ...] or `label`, and `person`; points
-are in photo pixels, x right, y down, pixel centres at .5. JSON lines are read too.
+`person` where it is known. JSON: a list of objects with `image`, `points` [[x, y], ...] or `label`, and `person`, or a
+line for each of them. Points are in photo pixels, x right, y down, pixel centres at .5.
 
 Few labels are meant: every person is tested once by a head that never saw them (folds), and every training face is also
 shown in displaced copies. Photos of unknown people count as a person each. The face is found as at work; of several the
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform import metrics
-from fusiform.errors import DataError
+from fusiform.errors import ConfigError, DataError
 from fusiform.tasks.photos import EVALUATION_JITTER, Jitter, Photo, crop_photos
 from fusiform.tasks.sets.points import SCHEMES
 from fusiform.tasks.splits import folds_by_person
@@ -140,6 +140,12 @@ class OwnPoints:
         counts = sorted({len(points) for points in labels})
         if len(counts) > 1:
             raise DataError(f"Faces of '{self.path}' have {counts} points", expected="the same number in every row")
+        if self.scheme and (self.scheme not in SCHEMES or SCHEMES[self.scheme].count != counts[0]):
+            raise ConfigError(
+                f"'{self.path}' has {counts[0]} points a face, and they are called '{self.scheme}'",
+                expected=", ".join(f"{s.name} ({s.count})" for s in SCHEMES.values()),
+                do="leave --scheme away for points of your own",
+            )
         if counts[0] < 2:
             raise DataError(f"'{self.path}' has one point a face", expected="two or more: the error is a share of them")
         centres = [tuple(points.mean(0).tolist()) for points in labels]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from fusiform.cli import parse, subcommand
+from fusiform.curate.atlas import AtlasOptions
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class QueryFlags:
 
 
 def ledger(words: list[str]) -> int:
-    return subcommand(words, "ledger", {"query": query, "show": show, "card": card, "history": history})
+    return subcommand(words, "ledger", {"query": query, "show": show, "card": card, "history": history, "atlas": atlas})
 
 
 def query(words: list[str]) -> int:
@@ -117,6 +118,42 @@ def history(words: list[str]) -> int:
         )
     if not changes:
         sys.stdout.write("no history: the set was made before fusiform kept one\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class AtlasFlags:
+    """One HTML page to look at a set: contact sheets of every decision and of groups of copies, histograms, a map."""
+
+    set: Annotated[Path, tyro.conf.Positional]
+    """The set's folder."""
+    out: Path | None = None
+    """The page; SET/atlas.html unless given."""
+    encoder: Path | None = None
+    """A finished run, or an encoder's folder, whose features place the faces on the map."""
+    leaks: Path | None = None
+    """A leaks.json to list."""
+    options: Annotated[AtlasOptions, tyro.conf.arg(name="")] = field(default_factory=AtlasOptions)
+
+
+def atlas(words: list[str]) -> int:
+    """one page with contact sheets, copies, histograms and a map"""
+    flags = parse(AtlasFlags, words, "ledger atlas")
+    from fusiform.cli import today
+    from fusiform.curate import atlas as atlases
+    from fusiform.durable import replace_file
+
+    encoder = None
+    if flags.encoder is not None:
+        from fusiform.commands.measuring import encoder_folder
+        from fusiform.encoder import Encoder
+
+        encoder = Encoder.load(encoder_folder(flags.encoder))
+    found = None if flags.leaks is None else atlases.read_leaks(flags.leaks)
+    page = atlases.atlas(flags.set, flags.options, encoder=encoder, leaks=found, today=today())
+    out = flags.out or flags.set / "atlas.html"
+    replace_file(out, page.encode())
+    sys.stdout.write(f"{out}\n")
     return 0
 
 

@@ -65,12 +65,12 @@ def write_card(
     card = describe(faces, table, options, record, today=today, vanished=vanished)
     shown = _sheet_rows(faces, options.contact_sheet)
     card["contact_sheet"] = {"faces": len(shown)}
-    sheet = _sheet(faces.images(shown)) if shown else ""
+    sheet = mosaic(faces.images(shown)) if shown else ""
     refused_sheets = _refused_sheets(table, at_hand or {}, options) if options.contact_sheet else {}
     replace_file(
         faces.folder / CARD_JSON, json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     )
-    replace_file(faces.folder / CARD_HTML, render(card, sheet, refused_sheets, _plots(table, faces)).encode())
+    replace_file(faces.folder / CARD_HTML, render(card, sheet, refused_sheets, distributions(table, faces)).encode())
     return card
 
 
@@ -277,7 +277,7 @@ def _sheet_rows(faces: FaceSet, count: int) -> list[int]:
     return [int(row) for row in order[:count].to_pylist()]
 
 
-def _sheet(images: NDArray[np.uint8]) -> str:
+def mosaic(images: NDArray[np.uint8]) -> str:
     """(N, S, S, 3) as one JPEG mosaic, base64."""
     import cv2
 
@@ -321,7 +321,7 @@ def _refused_sheets(
     for (reason, _), answer in zip(chosen, answers, strict=True):
         if answer is not None and not isinstance(answer, Died):
             pictures.setdefault(reason, []).append(_pixels(answer))
-    return {reason: {"count": len(p), "jpeg": _sheet(np.stack(p))} for reason, p in pictures.items()}
+    return {reason: {"count": len(p), "jpeg": mosaic(np.stack(p))} for reason, p in pictures.items()}
 
 
 def _pixels(jpeg: bytes) -> NDArray[np.uint8]:
@@ -330,7 +330,7 @@ def _pixels(jpeg: bytes) -> NDArray[np.uint8]:
     return decode_trusted_jpeg(jpeg)
 
 
-def _plots(table: pa.Table, faces: FaceSet) -> list[dict[str, Any]]:
+def distributions(table: pa.Table, faces: FaceSet) -> list[dict[str, Any]]:
     """Histograms of what the ledger knows about kept faces."""
     kept = table.filter(pc.equal(table["outcome"], KEPT))
     matrix = kept["matrix"].drop_null().combine_chunks().flatten().to_numpy().reshape(-1, 6)

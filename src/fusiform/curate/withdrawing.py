@@ -31,7 +31,7 @@ from fusiform.ledger_history import Change, account, note
 from fusiform.measurement import Crop
 
 JOURNAL, STAGED = "forgetting.json", "forgetting"
-DERIVED = ("contact-sheet.jpg", "card.html", "card.json")
+DERIVED = ("contact-sheet.jpg", "card.html", "card.json", "atlas.html")
 """Files about a set that may show its faces or name them."""
 
 

@@ -77,6 +77,8 @@ def read(file: SourceFile) -> Content:
 
 
 def _refusal(info: zipfile.ZipInfo) -> str:
+    if info.header_offset < 0:
+        return "damaged-archive"
     if info.flag_bits & 0x1:
         return "encrypted-member"
     if (info.external_attr >> 16) & 0o170000 == 0o120000:

@@ -92,6 +92,7 @@ def model_card(
     unknown = sum(n for name, n in counted.items() if str(name).lower() in ("", "unknown"))
     faces = int((card.get("faces") or {}).get("faces", 0)) if isinstance(card.get("faces"), Mapping) else 0
     said = limits(all_cells, headline, seeds=1, unknown_licence=unknown, faces=faces) if own else []
+    said = [each for each in said if not each.startswith("The loss")]  # of which this card shows none
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fusiform.export"),
         autoescape=False,  # it is Markdown: `finalize` escapes what Markdown and HTML would read
@@ -121,7 +122,7 @@ def model_card(
         scores=[_score(cell) for cell in headline],
         scores_about="↓ marks errors: less is better. Intervals come from drawing the tested people again and again.",
         spec=[_fact(each) for each in spec_words(specs)],
-        limits=[*said, *_always(card)],
+        limits=[*(each.replace("This report holds", "This card holds") for each in said), *_always(card)],
         intended=intended,
         sha256=sha,
         identity=[

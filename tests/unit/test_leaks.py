@@ -116,7 +116,7 @@ def test_scores_without_suspects_say_so(tmp_path: Path) -> None:
     from fusiform.tasks.verification import Verification
 
     many = made(tmp_path / "many", [(f"k{i}", face(i), f"p{i // 2}") for i in range(40)])
-    task = Verification(dataset="many", path=many.folder)
+    task = Verification(dataset="rendered", path=many.folder)
     encoder = Encoder.untrained(ViTConfig(image_size=32, patch_size=16, width=16, depth=1, heads=1), many.crop)
     told: list[str] = []
     cell, gone = Cell(task, Cosine()), ["k0", "k1", "k7"]

@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 # tests run in parallel processes, each with one thread: faster and steadier than many threads in one
 JOBS ?= 2
 
-.PHONY: docs help demo demo-long test test-all check bench bench-methods clean
+.PHONY: docs fuzz help demo demo-long test test-all check bench bench-methods clean
 
 help:
 	@echo "make demo       photos (or rendered faces) to a measured encoder and a report, about 9 minutes on two cores"
 	@echo "make demo-long  the same with more faces and an hour of pre-training"
 	@echo "make test       the tests, about 5 minutes on two cores"
 	@echo "make test-all   the slow ones too"
+	@echo "make fuzz       damaged and hostile files through every reader, some minutes; ROUNDS=, SEED="
 	@echo "make docs       the documentation as a site"
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      timings, side by side"
@@ -48,6 +49,9 @@ bench: $(STAMP)
 # SEEDS and BUDGET may grow in the same OUT: what is there is not computed again
 bench-methods: $(STAMP)
 	$(BIN)/python -m bench.methods --out "$(or $(OUT),bench-methods)" --seeds $(or $(SEEDS),3) --budget $(or $(BUDGET),1)
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzzing.py --rounds $(or $(ROUNDS),3000) --seed $(or $(SEED),0)
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[docs]'

@@ -99,5 +99,6 @@ def read_rows(path: Path) -> list[ResultRow]:
     """All rows of a results file, in order. DataError names the line that cannot be read."""
     if not path.is_file():
         raise DataError(f"There is no results file {path}", do="fusiform evaluate RUN --out " + str(path))
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # a byte that is no text becomes a character that no row has, so that its line is named like any damaged one
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [ResultRow.from_line(line, where=f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]

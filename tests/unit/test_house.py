@@ -14,7 +14,20 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "fusiform"
 # A module imports only from its own layer or those before it (docs/decisions/0002-layers.md).
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "clock", "config", "measurement", "progress", "durable", "assets", "transfer", "revision", "taint"),
-    ("batch", "ledger", "ledger_history", "ledger_query", "ledger_rights", "nn", "objectives", "metrics", "protocols", "shots", "results", "intervals"),
+    (
+        "batch",
+        "ledger",
+        "ledger_history",
+        "ledger_query",
+        "ledger_rights",
+        "nn",
+        "objectives",
+        "metrics",
+        "protocols",
+        "shots",
+        "results",
+        "intervals",
+    ),
     ("faces", "methods", "tasks", "probes"),
     (
         *("optim", "group", "world", "checkpoint", "sharded", "run", "encoder", "weights", "recipes"),
@@ -22,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *(
             "embedding",
             "watching",
+            "tensorboard",
             "probing",
             "heads",
             "answers",
@@ -33,7 +47,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "flops",
         ),
     ),
-    ("render", "curate", "compare", "infer", "export", "report", "leaks", "gallery", "checkup", "public", "suite", "serve"),
+    (
+        "render",
+        "curate",
+        "compare",
+        "infer",
+        "export",
+        "report",
+        "leaks",
+        "gallery",
+        "checkup",
+        "public",
+        "suite",
+        "serve",
+    ),
     ("commands", "cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -126,7 +153,13 @@ def test_light_modules_import_nothing_heavy(module):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-COMMANDS = [["--help"], ["demo", "--help"], ["curate", "--help"], ["pretrain", "mae-face-quick", "--help"]]
+COMMANDS = [
+    ["--help"],
+    ["demo", "--help"],
+    ["serve", "--help"],
+    ["curate", "--help"],
+    ["pretrain", "mae-face-quick", "--help"],
+]
 
 
 @pytest.mark.parametrize("words", COMMANDS)

@@ -202,7 +202,7 @@ function image(base64, alt) {
 function card(face, i) {
   const node = make("article", { class: "face", "aria-label": `Face ${i + 1}` });
   const [x0, y0, x1, y1] = face.box.map(Math.round);
-  const sure = `${Math.round(100 * face.score)} % sure, ${x1 - x0} × ${y1 - y0} pixels`;
+  const sure = `${x1 - x0} × ${y1 - y0} pixels; detector's confidence ${number(face.score)}`;
   node.append(make("h3", {}, `Face ${i + 1}`), make("p", { class: "quiet" }, face.note ? `${sure}; ${face.note}` : sure));
   const pictures = make("div", { class: "pictures" });
   const crop = face.pictures.crop;

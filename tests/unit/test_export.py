@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,8 +119,7 @@ def test_one_flipped_bit_is_noticed_wherever_it_is(exported, tmp_path):
             load_onnx(broken)
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-@pytest.mark.parametrize("pooling", ["cls", "cls+pooled"])
+@pytest.mark.parametrize(("layout", "pooling"), [("nchw", "cls"), ("nhwc", "cls+pooled")])
 def test_every_pooling_and_layout(tmp_path, layout, pooling):
     encoder = trained_like(replace(VIT, depth=1, final_norm=False), pooling=pooling)
     encoder.save(tmp_path / "e")
@@ -129,11 +130,11 @@ def test_every_pooling_and_layout(tmp_path, layout, pooling):
     np.testing.assert_allclose(load_onnx(tmp_path / "e.onnx")(shown)["embedding"], expected, atol=2e-6)
 
 
-def test_coarser_precisions_are_smaller_and_measured(source, tmp_path):
+def test_coarser_precisions_are_smaller_and_measured(exported, tmp_path):
     sizes, worst = {}, {}
     graph = EncoderGraph(trained_like())
     shown = Shown(FACES, ABOUT, patterns(32, 32)[0])
-    card = load_card(source, tmp_path)
+    card = {k: v for k, v in load_onnx(exported[0]).card.items() if k != "format"}
     for precision in ("fp32", "fp16", "int8-dynamic", "int8-static"):
         path = tmp_path / f"{precision}.onnx"
         found = write_onnx(graph, graph.outputs, "nhwc", path, card, shown, precision=precision)
@@ -143,11 +144,6 @@ def test_coarser_precisions_are_smaller_and_measured(source, tmp_path):
     assert sizes["fp16"] < 0.75 * sizes["fp32"]
     operators = {n.op_type for n in onnx.load(tmp_path / "int8-dynamic.onnx").graph.node}
     assert "MatMulInteger" in operators
-
-
-def load_card(source, tmp_path):
-    export_file(source, tmp_path / "card.onnx")
-    return {k: v for k, v in load_onnx(tmp_path / "card.onnx").card.items() if k != "format"}
 
 
 def test_a_file_that_answers_differently_is_not_written(source, tmp_path):
@@ -280,3 +276,33 @@ def test_an_older_or_newer_opset_can_be_asked_for():
     graph = EncoderGraph(trained_like(replace(VIT, depth=1)))
     model = trace(graph, FACES[:2], ["embedding", "tokens"], 18)
     assert model.opset_import[0].version == 18
+
+
+def test_the_page_s_own_script_runs_in_onnxruntime_alone(exported):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+    script = next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime.InferenceSession" in b)
+    blocked = "import sys\nfor name in ('torch', 'onnx', 'fusiform'):\n    sys.modules[name] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + script],
+        cwd=exported[0].parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.strip() == "(2, 48) loose", done.stderr
+
+
+def test_another_project_s_encoder_answers_in_onnxruntime_as_it_did_at_home(tmp_path):
+    timm = pytest.importorskip("timm")
+    from fusiform.weights.importing import import_encoder
+
+    torch.manual_seed(0)
+    home = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, patch_size=8, num_classes=0).eval()
+    torch.save(home.state_dict(), tmp_path / "vit.pth")
+    import_encoder(tmp_path / "vit.pth", "timm-vit").save(tmp_path / "encoder")
+    export_file(tmp_path / "encoder", tmp_path / "vit.onnx")
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = home.forward_features((torch.from_numpy(FACES).permute(0, 3, 1, 2) / 255 - mean) / std).numpy()
+    np.testing.assert_allclose(load_onnx(tmp_path / "vit.onnx")(FACES)["tokens"], expected, atol=1e-5)

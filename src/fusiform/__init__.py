@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from fusiform.infer.analyzer import Analyzer
 
 __version__ = "0.1.0"
 
 
-def load(model: Any, **options: Any) -> Analyzer:
+def load(model: _typing.Any, **options: _typing.Any) -> Analyzer:
     """An analyzer of photos: `fusiform.load("MODEL")("photo.jpg")`; options as for `fusiform.infer.analyzer.load`."""
     from fusiform.infer.analyzer import load as load_analyzer
 

@@ -33,9 +33,10 @@ def rights(table: pa.Table, split: str = "all") -> list[Rights]:
     kept = table.filter(pc.equal(table["outcome"], KEPT))
     if split != "all":
         kept = kept.filter(pc.equal(kept["split"], split))
-    names = ("source", "licence", "consent")
-    groups = kept.group_by(list(names)).aggregate([("key", "count")]).to_pylist()
-    found = [Rights(*(_known(g[name]) for name in names), int(g["key_count"])) for g in groups]
+    groups = kept.group_by(["source", "licence", "consent"]).aggregate([("key", "count")]).to_pylist()
+    found = [
+        Rights(_known(g["source"]), _known(g["licence"]), _known(g["consent"]), int(g["key_count"])) for g in groups
+    ]
     return sorted(found, key=lambda r: (-r.faces, r.source, r.licence, r.consent))
 
 

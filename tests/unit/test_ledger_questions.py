@@ -1,4 +1,4 @@
-"""A ledger answers questions and does nothing else; its history cannot be edited unseen; an atlas shows what it says."""
+"""A ledger answers questions and does nothing else; its history cannot be edited unseen."""
 
 from __future__ import annotations
 

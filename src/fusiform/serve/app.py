@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -58,7 +58,7 @@ def _body(*names: str) -> dict[str, Any]:
 
 
 def _said(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    words = {"model": answers.Problem, "content": {MEDIA_TYPE: {}}}
+    words = {"content": {MEDIA_TYPE: {"schema": answers.Problem.model_json_schema()}}}
     every = (*statuses, 401, 403, 421, 500)
     return {status: {**words, "description": problem(status, "", "")["title"]} for status in every}
 
@@ -135,13 +135,19 @@ def _errors(app: FastAPI, service: Service) -> None:
 
 
 def _watch(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["watch"], summary="Is the process alive?")
+    @app.get("/healthz", tags=["watch"], summary="Is the process alive?", response_class=PlainTextResponse)
     async def healthz() -> Response:
         if service.stuck():
             return Response("stuck\n", 503, media_type="text/plain")
         return Response("alive\n", media_type="text/plain")
 
-    @app.get("/readyz", tags=["watch"], summary="Does it take requests?", responses=_said(503))
+    @app.get(
+        "/readyz",
+        tags=["watch"],
+        summary="Does it take requests?",
+        response_class=PlainTextResponse,
+        responses=_said(503),
+    )
     async def readyz() -> Response:
         gate = service.gate
         why = "stuck" if service.stuck() else "draining" if gate.draining else "" if gate.ready else "loading"
@@ -150,7 +156,7 @@ def _watch(app: FastAPI, service: Service) -> None:
             return problem_response(503, said, {"Retry-After": "2"})
         return Response("ready\n", media_type="text/plain")
 
-    @app.get("/metrics", tags=["watch"], summary="Counters, as Prometheus reads them.")
+    @app.get("/metrics", tags=["watch"], summary="Counters, for Prometheus.", response_class=PlainTextResponse)
     async def metrics() -> Response:
         meters, gate = service.meters, service.gate
         meters.open.set(gate.open)
@@ -322,7 +328,7 @@ def _show(app: FastAPI, service: Service) -> None:
 
         return await asyncio.to_thread(listing, service.access.runs, address)
 
-    @app.get("/v1/runs/{id}", tags=["runs"], summary="One report, as HTML.", responses=_said(404))
+    @app.get("/v1/runs/{id}", tags=["runs"], summary="One report.", response_class=HTMLResponse, responses=_said(404))
     async def shown(id: str, ticket: Annotated[str, Query(description="From the listing.")] = "") -> Response:
         page = await asyncio.to_thread(report, service.access.runs, id)
         return Response(page, media_type="text/html", headers=dict(REPORT_HEADERS))

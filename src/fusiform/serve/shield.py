@@ -3,10 +3,12 @@ are streamed through untouched."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,6 +34,7 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+LINGER_SECONDS, LINGER_BYTES = 3.0, 64_000_000
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 """What needs no key; and what is below /static/: the page, which asks for the key itself."""
 
@@ -48,7 +51,24 @@ class Shield:
                 await self.app(scope, receive, send)
             return  # no websockets here
         began = time.monotonic()
-        status = 500
+        status, arrived = 500, False
+
+        async def received() -> MutableMapping[str, Any]:
+            nonlocal arrived
+            message = await receive()
+            arrived = arrived or message["type"] == "http.disconnect" or not message.get("more_body", False)
+            return message
+
+        async def lingering(message: MutableMapping[str, Any]) -> None:
+            """The end of an answer to a request that is still being sent: a connection that is closed then is reset,
+            and the client never reads why it was refused. So the rest is taken and thrown away, within bounds."""
+            await send({**message, "more_body": True})
+            taken = 0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    while not arrived and taken < LINGER_BYTES:
+                        taken += len((await received()).get("body", b""))
+            await send({"type": "http.response.body", "body": b""})
 
         async def sealed(message: MutableMapping[str, Any]) -> None:
             nonlocal status
@@ -59,12 +79,13 @@ class Shield:
                     *message["headers"],
                     *((k.encode(), v.encode()) for k, v in HEADERS.items() if k.lower().encode() not in given),
                 ]
-            await send(message)
+            ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await (lingering(message) if ends and not arrived and _has_body(scope) else send(message))
 
         refused = self._refusal(scope)
         try:
             if refused is None:
-                await self.app(scope, receive, sealed)
+                await self.app(scope, received, sealed)
             else:
                 await _answer(sealed, *refused)
                 self.meters.refusals.labels(refused[1]["reason"]).inc()
@@ -110,6 +131,10 @@ class Shield:
             expected="the header X-API-Key, or Authorization: Bearer",
         )
         return 401, said, {"WWW-Authenticate": "Bearer"}
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
 
 
 def _name(host: str) -> str:

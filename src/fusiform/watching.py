@@ -28,6 +28,7 @@ from fusiform.world import World
 
 REGION_PROBES = {"eyes": (2, 3), "mouth": (5,), "skin": (6, 7, 8)}
 """Of `fusiform.nn.regions.REGIONS`."""
+UNDER_FSDP = "under --loop.sharding fsdp the encoder is not looked at: only losses and gradients can raise alarms"
 FREE_LOOKS = 3
 """Looks at the beginning that do not wait for time to be passed, because collapses come early."""
 TARGETS_KEPT = 128
@@ -74,12 +75,14 @@ class Watch:
     ) -> list[Mapping[str, Any]]:
         if world.rank or not self.config.probes:
             return []
+        found: list[Mapping[str, Any]] = []
+        blind = training.sharded  # no rank has whole weights, and one alone cannot gather them
         if self._started is None:
             self._begin(training, clock)
+            found += [{"step": clock.step, "event": "not watched", "message": UNDER_FSDP}] if blind else []
         if row:
             self.history.append({"step": clock.step, **row})
-        found: list[Mapping[str, Any]] = []
-        if self._due:
+        if self._due and not blind:
             found.append(self._look(training, world, clock))
         self._due = self._fits(clock)
         if row or found:

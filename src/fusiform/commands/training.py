@@ -138,6 +138,7 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = Non
         others: the set to look at, where it is not the one that is trained on.
     """
     from fusiform.clock import Clock
+    from fusiform.engine import Look
     from fusiform.engine import pretrain as run
     from fusiform.progress import Progress
     from fusiform.run import Run
@@ -153,6 +154,11 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = Non
 
     history = Run.read_log(out) if (out / "log.jsonl").is_file() else []
     looking = Watch(recipe, faces, say=say, history=history, others=others)
+    look: Look = looking
+    if recipe.loop.tensorboard and first_rank():
+        from fusiform.tensorboard import events
+
+        look = events(looking, out / "tensorboard")
 
     def watch(clock: Clock, row: dict[str, float]) -> None:
         per_step = recipe.optim.faces_per_step
@@ -164,7 +170,7 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = Non
         bar[0].advance(per_step, **(shown | terminal_values(looking.latest) if row else {}))
 
     try:
-        result = run(recipe, faces, out, start=start, watch=watch, look=looking)
+        result = run(recipe, faces, out, start=start, watch=watch, look=look)
     finally:
         for each in bar:
             each.close()

@@ -205,17 +205,23 @@ def codebook(steps: Rows, looks: Rows) -> Iterator[Alarm]:
 
 
 def people(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
-    """Four looks in a row in which features tell people apart no better than guessing."""
+    """Features that told people apart do so no better than guessing, four looks in a row.
+
+    Where they never did, that says more about the labels than about the run, and nothing is said.
+    """
     seen = [look for look in looks if _number(look, "identity") is not None]
-    if len(seen) >= 4 and all(look["identity"] <= look["identity_chance"] for look in seen[-4:]):
-        now = seen[-1]
+    if len(seen) < 5 or any(look["identity"] > look["identity_chance"] for look in seen[-4:]):
+        return
+    now, best = seen[-1], max(seen, key=lambda look: float(look["identity"]))
+    if best["identity"] > 2 * best["identity_chance"]:
         yield Alarm(
             "identity at chance",
             int(now["step"]),
-            f"the nearest face shows the same person in {100 * now['identity']:.1f} % of cases, and guessing scores "
-            f"{100 * now['identity_chance']:.1f} %, since step {seen[-4]['step']:,}: the features do not know who is "
-            "who. Usual causes: collapse, crops that hide the face, a damaged set. Try: look at the faces (`fusiform "
-            "shards`), and compare rank and spread with a run that worked.",
+            f"the nearest face showed the same person in {100 * best['identity']:.1f} % of cases at step "
+            f"{best['step']:,}, and since step {seen[-4]['step']:,} in {100 * now['identity']:.1f} %, which is what "
+            f"guessing scores ({100 * now['identity_chance']:.1f} %): the features no longer know who is who. Usual "
+            "causes: collapse, a learning rate that is too high, crops that hide the face. Try: a new run with a third "
+            "of --optim.lr-per-256, or larger --data.crop-scale.",
         )
 
 

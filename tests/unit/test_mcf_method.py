@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fusiform import recipes
@@ -58,10 +60,27 @@ def test_no_frozen_encoder_is_an_error_and_not_a_random_one() -> None:
 
 def test_a_recipe_that_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
     from fusiform.engine import pretrain
+    from fusiform.faces.shards import StoredFace, commit_chunk, finish_set
 
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(jpeg, "JPEG")
+    commit_chunk(tmp_path / "set", 0, [StoredFace(key=str(i), jpeg=jpeg.getvalue(), labels={}) for i in range(3)], [])
+    crop = Crop(template="loose", size=64, detector=EXACT_POINTS)
+    faces = finish_set(tmp_path / "set", name="plain", crop=crop, made_by="tests", created="2026-01-01")
     with pytest.raises(ConfigError, match="none is named"):
-        pretrain(recipes.find("mcf-quick"), None, tmp_path / "run")  # type: ignore[arg-type]  # it never gets there
+        pretrain(recipes.find("mcf-quick"), faces, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_foreign_encoder_and_one_of_ours_serve_alike(frozen: Path, tmp_path: Path) -> None:
+    from fusiform.weights.importing import import_encoder
+
+    ours = Encoder.load(frozen)
+    theirs = {f"module.base_encoder.{name}": value for name, value in ours.vit.state_dict().items()}
+    torch.save({"state_dict": theirs}, tmp_path / "vit.pth.tar")
+    import_encoder(tmp_path / "vit.pth.tar", "moco-v3", heads=ours.vit.config.heads).save(tmp_path / "imported")
+    seen = [build(place).features.sha256 for place in (frozen, tmp_path / "imported")]
+    assert torch.equal(seen[0], seen[1])
 
 
 def test_a_frozen_encoder_that_is_not_there(tmp_path: Path) -> None:

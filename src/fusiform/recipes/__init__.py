@@ -1,12 +1,16 @@
-"""Recipes: named, runnable values. A recipe of your own is found as `package.module:NAME`."""
+"""Recipes: named, runnable values. A recipe of your own is found as `package.module:NAME`.
+
+`NAME@SIZE` is the recipe with an encoder of another published size: tiny, small, base, large or huge.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from fusiform.config import Recipe
+from fusiform.config import VIT_SIZES, Recipe
 from fusiform.errors import ConfigError, did_you_mean
 
 TABLE: dict[str, str] = {
@@ -40,11 +44,14 @@ TABLE: dict[str, str] = {
 
 
 def find(name: str) -> Recipe:
-    """The recipe called `name`, or the value a `package.module:NAME` names.
+    """The recipe called `name`, or the value a `package.module:NAME` names; with `@SIZE` behind it, of that size.
 
     Raises:
         ConfigError: there is none; says which name is nearest.
     """
+    name, _, size = name.partition("@")
+    if size:
+        return sized(find(name), size)
     place = TABLE.get(name, name)
     module_name, _, attribute = place.partition(":")
     if not attribute:
@@ -58,3 +65,24 @@ def find(name: str) -> Recipe:
     if not isinstance(value, Recipe):
         raise ConfigError(f"'{name}' is a {type(value).__name__}", expected="a fusiform.config.Recipe")
     return value
+
+
+def sized(recipe: Recipe, size: str) -> Recipe:
+    """The recipe with an encoder of a published size: its width, depth, heads, and at 224 pixels its patch.
+
+    Blocks that a method names (`distill_layers`) move to the same share of the depth. Learning rates stay: the
+    published codes use one for all sizes.
+
+    Raises:
+        ConfigError: no such size.
+    """
+    if size not in VIT_SIZES:
+        raise ConfigError(f"There is no size '{size}'", do=did_you_mean(size, VIT_SIZES))
+    of, vit, method = VIT_SIZES[size], recipe.vit, recipe.method
+    patch = of.patch_size if vit.image_size == of.image_size else vit.patch_size
+    changed = replace(vit, patch_size=patch, width=of.width, depth=of.depth, heads=of.heads)
+    changed = replace(changed, head_width=None, attention_scale=None) if changed != vit else vit
+    layers = getattr(method, "distill_layers", None)
+    if layers is not None:
+        method = replace(method, distill_layers=tuple((n + 1) * of.depth // vit.depth - 1 for n in layers))
+    return replace(recipe, name=f"{recipe.name}@{size}", vit=changed, method=method)

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from bench.rows import Spent, Work
@@ -47,12 +47,16 @@ def _work(name: str) -> tuple[Work, bool]:
     """The work, and whether its time is that of the wall."""
     import torch
 
-    from bench import steps
+    from bench import pieces, steps
     from fusiform.world import tune_cpu
 
-    if name == "plain":  # as torch starts: nothing tuned
-        torch.set_num_threads(1)
-        return steps.mae_plain(steps.MINI, steps.MINI_MAE, 64), False
+    torch.set_num_threads(1)
+    untuned: dict[str, Callable[[], Work]] = {  # as torch starts
+        "plain": lambda: steps.mae_plain(steps.MINI, steps.MINI_MAE, 64),
+        "plain-adamw": pieces.plain_adamw,
+    }
+    if name in untuned:
+        return untuned[name](), False
     threads = 2 if name == "ours-2" else 1
     tune_cpu(torch.device("cpu"))
     work = steps.mae_ours(steps.MINI, steps.MINI_MAE, 64, steps.BF16, threads)

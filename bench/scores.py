@@ -14,6 +14,7 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score, roc_curve
 from sklearn.preprocessing import normalize
 
+from bench.rows import Row
 from fusiform import metrics
 from fusiform.probing import nearest_mean
 
@@ -23,11 +24,16 @@ TEMPLATES, SUBJECTS, IMAGES, PAIRS = 2312, 353, 46_937, 1_565_848
 """A tenth of IJB-C: 23,124 templates of 3,531 people, 469,375 images, 15,658,489 pairs."""
 
 
-def cases() -> Iterator[Case]:
-    yield from _ijb()
-    yield from _attributes()
-    yield _expressions()
-    yield _neighbours()
+def t13() -> Iterator[Row]:
+    for what, plain, ours in _ijb():
+        yield Row("T13", what, plain, ours, 8.0, 17.0, slow=True)
+
+
+def t14() -> Iterator[Row]:
+    for what, plain, ours in (*_attributes(), _expressions()):
+        yield Row("T14", what, plain, ours, 80.0, 120.0, slow=True)
+    what, plain, ours = _neighbours()
+    yield Row("T14", what, plain, ours, 1.7, 3.0, slow=True)
 
 
 def _ijb() -> Iterator[Case]:

@@ -3,6 +3,7 @@ equations in float32, and against other people's masked autoencoders as they are
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import peers, plain
+from bench import apart, peers, plain
 from bench.rows import Row
 from fusiform.batch import FaceBatch
 from fusiform.clock import Cosine
@@ -118,6 +119,34 @@ def mae(
     held_to_one_loss("MAE", float(ours()), expected, SAME if precision == FP32 else 5e-3)  # type: ignore[arg-type]
     step = plain_step(other, lambda: plain.mae_loss(other, images, torch.rand(batch, vit.patches)), precision=theirs)
     return step, ours, cost(of).training * batch
+
+
+def mae_plain(vit: ViTConfig, method: MAEFaceConfig, batch: int) -> Callable[[], object]:
+    module, images = method.build(vit), torch.randn(batch, 3, vit.image_size, vit.image_size)
+    return plain_step(module, lambda: plain.mae_loss(module, images, torch.rand(batch, vit.patches)))
+
+
+def mae_ours(
+    vit: ViTConfig, method: MAEFaceConfig, batch: int, precision: str, threads: int = 1
+) -> Callable[[], object]:
+    of = recipe("mae", method, vit, precision)
+    of = replace(of, loop=replace(of.loop, threads=threads))
+    return our_step(of, method.build(vit), faces(batch, 1, vit.image_size))
+
+
+def t6() -> Iterator[Row]:
+    with apart.child("plain") as theirs, apart.child("ours") as ours:
+        what = "T2's first row, plain with the default malloc, in two processes"
+        yield Row("T6", what, theirs, ours, 2.6 * 1.05, 3.2 * 1.22, 64)
+
+
+def t17() -> Iterator[Row]:
+    """Of wall time: says something on an idle machine alone."""
+    two = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    with apart.child("ours-1") as one, apart.child("ours-2", two) as both:
+        load = os.getloadavg()[0]
+        note = f"wall time, load average {load:.1f}" + ("; not idle: proves nothing" if load > 0.5 else "")
+        yield Row("T17", "MAE step, 64 px, two threads against one", one, both, 1.8, 2.0, 64 * 5, note=note)
 
 
 def t1() -> Iterator[Row]:

@@ -207,3 +207,19 @@ def test_scheme_errors_name_the_scheme() -> None:
     with pytest.raises(ConfigError, match="68 points cannot"):
         schemes.to_68(np.zeros((5, 2)), "arcface-5")
     assert len(set(schemes.MEDIAPIPE_TO_IBUG)) == 68
+
+
+def test_bilinear_sampling_is_the_crop_without_averaging() -> None:
+    """Where nothing is shrunk both are the same picture; where it is, the plain one is what OpenCV's warp makes."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 70, 3), np.uint8)
+    for scale in (1.5, 0.3):
+        placement = Placement(((scale, 0.1 * scale, 3.0), (-0.1 * scale, scale, 5.0)), 40, "loose-40")
+        plain = align.crop(image, placement, sampling="bilinear")
+        matrix = np.array(placement.matrix)
+        matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+        warped = cv2.warpAffine(image, matrix, (40, 40), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        assert np.abs(plain.astype(int) - warped).mean() < 1
+        assert np.array_equal(plain, align.crop(image, placement)) == (scale > 1)

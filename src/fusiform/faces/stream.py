@@ -148,7 +148,7 @@ class Stream:
             least = pixels_needed(boxes[b], size) if self.data.resampling == "fast" else None
             image = self.decoded.images[position] if self.decoded else self.faces.image(row, least)
             for v in range(len(views)):
-                images[b, v] = render_view(image, boxes[b, v], bool(flipped[b, v]), size, self.data.resampling)
+                render_view(image, boxes[b, v], bool(flipped[b, v]), size, self.data.resampling, images[b, v])
         clean = images.clone() if self.data.keep_clean else None
         for v, drawn in enumerate(colours):
             if drawn:

@@ -72,6 +72,7 @@ def render_view(
     flip: bool,
     size: int,
     resampling: Resampling = "bicubic",
+    out: Tensor | None = None,
 ) -> Tensor:
     """The part of the crop inside `box`, resized to a square and then mirrored if `flip`.
 
@@ -82,6 +83,7 @@ def render_view(
         size: side of the view.
         resampling: "bicubic" with antialiasing; or "fast": the mean of areas where the view is less than half the size,
             else bilinear.
+        out: where the view is to lie, (3, size, size) uint8 and contiguous.
 
     Returns: (3, size, size) uint8.
     """
@@ -100,7 +102,9 @@ def render_view(
         planes = torch.from_numpy(part if part.flags.writeable else part.copy()).permute(2, 0, 1).unsqueeze(0)
         found = F.interpolate(planes, (size, size), mode="bicubic", antialias=True, align_corners=False)
         view = found[0].permute(1, 2, 0).numpy()
-    out = torch.empty(3, size, size, dtype=torch.uint8)  # a copy: no view shares memory with its crop
+    if out is None:
+        out = torch.empty(3, size, size, dtype=torch.uint8)
+    # always a copy: no view shares memory with its crop
     cv2.split(view[:, ::-1] if flip else view, list(out.numpy()))
     return out
 

@@ -27,20 +27,21 @@ class CrossViewEntropy(Function):
         A = len(targets)
         share = 1.0 / ((A * V - A) * B)
         every = targets.sum(0)
-        keep = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(student) if keep else None
+        meets, weight = every, every.sum(-1)
+        gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        scaled, spare = torch.empty_like(student[0]), torch.empty_like(student[0])
         total = student.new_zeros(())
-        for v in range(V):  # one view's logits at a time stay in the cache
-            meets = every - targets[v] if v < A else every
-            weight = meets.sum(-1)
-            scaled = student[v] / temperature
-            p = scaled.softmax(-1)
+        for v in reversed(range(V)):  # one view's logits at a time stay in the cache
+            if v < A:
+                meets = every - targets[v]
+                weight = meets.sum(-1)
+            torch.mul(student[v], 1 / temperature, out=scaled)
+            p = torch.softmax(scaled, -1, out=spare if gradient is None else gradient[v])
             # the largest logit and its probability give the logarithm of the sum without a second exponential
             log_sum = scaled.amax(-1) - p.amax(-1).log()
             total += torch.dot(weight, log_sum) - torch.dot(meets.flatten(), scaled.flatten())
             if gradient is not None:
-                torch.mul(p, (weight * (share / temperature)).unsqueeze(-1), out=gradient[v])
-                gradient[v].sub_(meets, alpha=share / temperature)
+                p.mul_((weight * (share / temperature)).unsqueeze(-1)).sub_(meets, alpha=share / temperature)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total * share

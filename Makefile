@@ -44,6 +44,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m bench
 
 # SEEDS and BUDGET may grow in the same OUT: what is there is not computed again

@@ -62,8 +62,8 @@ class _Walk:
     storages: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Key -> class and number of elements."""
 
-    def pickle(self, file: IO[bytes]) -> Any:
-        """Walk one pickle and return its value, None where that is an object."""
+    def pickle(self, file: Any) -> Any:
+        """Walk one pickle of a file (what has read, readline and tell) and return its value, None for an object."""
         self.stack, self.memo = [], {}
         try:
             for op, arg, _ in pickletools.genops(file):

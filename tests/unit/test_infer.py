@@ -247,3 +247,18 @@ def test_the_command_writes_a_row_for_each_face(made, tmp_path, monkeypatch, cap
     assert "1 refused: empty" in capsys.readouterr().err
     assert isinstance(Photo(), Photo)
     assert cli.main(["infer", str(tmp_path / "nothing"), "--model", str(made)]) == 4
+
+
+def test_real_photos_give_points_on_the_face(data_dir, weights_dir, monkeypatch, tmp_path):
+    """One person, eight photos, one face each; what is found lies inside its box, for colour and grey alike."""
+    monkeypatch.setenv("FUSIFORM_WEIGHTS", str(weights_dir))
+    found = list(load(encoder().save(tmp_path / "e"), offline=True).stream(data_dir / "real" / "cc0_one_person"))
+    assert len(found) == 8
+    for each in found:
+        assert len(each) == 1, each.name
+        x0, y0, x1, y1 = each[0].box
+        inside = (each[0].points.xy > (x0, y0)) & (each[0].points.xy < (x1, y1))
+        assert each[0].points.scheme == "ibug-68"
+        assert inside.mean() > 0.9
+        assert each[0].presence > 0.5
+        assert each[0].answers == {}

@@ -190,3 +190,21 @@ def test_the_index_of_a_large_gallery_finds_what_the_plain_search_finds(monkeypa
         one, two = plain.search(plain.vectors[row]), fast.search(plain.vectors[row])
         assert [m.person for m in one] == [m.person for m in two]
         assert math.isclose(one[0].similarity, two[0].similarity, abs_tol=1e-5)
+
+
+def test_a_threshold_of_real_people_holds_for_their_pairs(data_dir, weights_dir, tmp_path, monkeypatch):
+    """Six people of ORL with four photos each: the rate is kept, and too small a rate is refused with what would do."""
+    monkeypatch.setenv("FUSIFORM_WEIGHTS", str(weights_dir))
+    for who in range(3, 9):
+        for number in range(1, 5):
+            source = data_dir / "real" / "orl" / f"s{who}_{number:02}.png"
+            (tmp_path / "p" / f"s{who}").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "p" / f"s{who}" / source.name).write_bytes(source.read_bytes())
+    pairs = scored_pairs(load(encoder().save(tmp_path / "e"), offline=True), tmp_path / "p")
+    assert (int(pairs.same.sum()), int((~pairs.same).sum()), pairs.people) == (36, 240, 6)
+    point = operating_point(pairs, 0.05, **ABOUT, resamples=100)
+    assert (pairs.similarity[~pairs.same] > point.threshold).mean() == pytest.approx(0.05)
+    assert point.supported
+    assert point.tar > 0.05  # even untrained features know more than chance
+    with pytest.raises(DataError, match="add people"):
+        operating_point(pairs, 1e-4, **ABOUT)

@@ -51,7 +51,10 @@ def _named(head: TaskHead, row: Array) -> dict[str, float]:
 
 def _yes_or_no(head: TaskHead, row: Array, placement: Placement) -> Answer:
     # a linear head is a regression of 0 and 1 and may reach beyond both
-    return Answers({name: min(max(value, 0.0), 1.0) for name, value in _named(head, row).items()})
+    years = None
+    if head.kind == "Attributes" and "age" not in head.unknown:
+        years = max(float(row[-1]), 0.0)
+    return Answers({name: min(max(value, 0.0), 1.0) for name, value in _named(head, row).items()}, years)
 
 
 def _intensities(head: TaskHead, row: Array, placement: Placement) -> Answer:

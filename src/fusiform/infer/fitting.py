@@ -227,4 +227,5 @@ def never_labelled(task: SupervisedTask, faces: Labelled) -> list[str]:
     if not names or target.ndim != 2 or target.dtype.kind != "f":
         return []
     unknown = np.flatnonzero(~np.isfinite(target).any(0)).tolist()
-    return [names[i] for i in unknown if i < len(names)]
+    # the rendered attributes have the age behind their names
+    return [(*names, "age")[i] for i in unknown if i <= len(names)]

@@ -114,6 +114,8 @@ class Answers:
 
     of: Mapping[str, float]
     """0 no to 1 yes."""
+    years: float | None = None
+    """Age, where the head was trained on that too."""
 
     @property
     def yes(self) -> tuple[str, ...]:
@@ -121,7 +123,8 @@ class Answers:
         return tuple(name for name, value in self.of.items() if value > 0.5)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"yes": list(self.yes), "probability": {name: _number(p, 4) for name, p in self.of.items()}}
+        years = {} if self.years is None else {"years": _number(self.years, 1)}
+        return {"yes": list(self.yes), "probability": {n: _number(p, 4) for n, p in self.of.items()}, **years}
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,9 @@ class Face:
 
     @property
     def age(self) -> Age | None:
-        return self._first(Age)
+        """Of an age head; without one what an attributes head says of it."""
+        years = None if self.attributes is None else self.attributes.years
+        return self._first(Age) or (None if years is None else Age(years))
 
     @property
     def expression(self) -> Probabilities | None:

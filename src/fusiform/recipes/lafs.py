@@ -104,7 +104,7 @@ class LAFSConfig:
                 expected="a run of lafs-stage-1, or a checkpoint of LAFS's or Part-fViT's stage 1, trained with "
                 "identity labels",
                 do="--method.landmark-weights RUN or FILE; without labels: --method.landmarks points --data.landmarks "
-                "--no-vit.landmark-cnn",
+                "--vit.no-landmark-cnn",
             )
         try:
             encoder.landmarks.load_state_dict(read_landmarks(Path(self.landmark_weights)), strict=True)
@@ -120,7 +120,7 @@ class LAFSConfig:
             raise ConfigError(
                 f"Landmarks are to come from '{self.landmarks}' and the encoder has "
                 f"{'a' if vit.landmark_cnn else 'no'} landmark network",
-                do="--no-vit.landmark-cnn" if vit.landmark_cnn else "--vit.landmark-cnn",
+                do="--vit.no-landmark-cnn" if vit.landmark_cnn else "--vit.landmark-cnn",
             )
         if not 0 < self.sparse <= vit.patches:
             raise ConfigError(

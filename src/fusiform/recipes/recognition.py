@@ -88,7 +88,7 @@ class RecognitionConfig:
         if self.keep_landmarks and not vit.landmark_cnn:
             raise ConfigError(
                 "Landmarks are to be kept and the encoder has no landmark network",
-                do="--vit.landmark-cnn, or --no-method.keep-landmarks",
+                do="--vit.landmark-cnn, or --method.no-keep-landmarks",
             )
         if not (0 <= self.mixup <= 1 and self.mixup_alpha > 0):
             raise ConfigError(

@@ -121,18 +121,26 @@ def test_drawn_is_a_png_of_the_photo_that_differs_from_it():
     assert (drawn != plain).any()
 
 
-@pytest.mark.parametrize(("colour", "decision"), [((255, 0, 0), "same"), ((255, 100, 250), "different")])
+@pytest.mark.parametrize(
+    ("colour", "decision"), [((255, 0, 0), "same"), ((255, 70, 0), "cannot tell"), ((255, 100, 250), "different")]
+)
 def test_compare_decides_only_with_a_threshold(colour, decision):
     async def run(model):
         async with client(made(model)) as c:
             answer = await c.post("/v1/compare", files={"a": picture(), "b": picture(colour)})
             return answer.json()
 
-    without, having = sync(run(red_model())), sync(run(red_model(point=Point(0.9, 0.001, (0.0004, 0.002)))))
+    without, having = sync(run(red_model())), sync(run(red_model(point=Point(0.99, 0.9, 0.001, (0.0004, 0.002)))))
     assert without["decision"] is None
     assert having["decision"] == decision
     assert having["similarity"] == without["similarity"]
-    assert having["threshold"] == {"value": 0.9, "far": 0.001, "far_interval": [0.0004, 0.002]}
+    assert having["threshold"] == {
+        "same_above": 0.99,
+        "different_up_to": 0.9,
+        "far": 0.001,
+        "far_interval": [0.0004, 0.002],
+        "supported": True,
+    }
 
 
 def bomb() -> bytes:
@@ -176,8 +184,9 @@ def test_refusals_are_problems_that_say_what_was_expected(name):
     assert still_open == 0
 
 
-def test_a_body_without_a_length_is_counted_while_it_arrives():
+def test_a_body_without_a_length_is_counted_while_it_arrives(monkeypatch):
     sent = 0
+    monkeypatch.setattr("fusiform.serve.shield.LINGER_BYTES", 200_000)
 
     async def endless():
         nonlocal sent
@@ -190,7 +199,7 @@ def test_a_body_without_a_length_is_counted_while_it_arrives():
             return await c.post("/v1/embed", content=endless(), headers={"Content-Type": "image/jpeg"})
 
     assert sync(run()).json()["reason"] == "body-too-large"
-    assert sent <= 500_000, "no more is read than there is room for"
+    assert sent <= 500_000, "no more is read than there is room for, and thrown away than is polite"
 
 
 def test_nothing_is_written_to_a_disk(monkeypatch):

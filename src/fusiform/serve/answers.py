@@ -70,14 +70,18 @@ class Compared(BaseModel):
 
 
 class Threshold(BaseModel):
-    value: float
+    same_above: float
+    different_up_to: float = Field(description="Between the two nothing is said.")
     far: float = Field(description="False-accept rate it was set for.")
-    far_interval: tuple[float, float] | None = Field(default=None, description="95 % interval of the measured rate.")
+    far_interval: tuple[float, float] | None = Field(default=None, description="95 % interval of that rate.")
+    supported: bool = Field(description="False: too few pairs for that rate; claim the interval's upper end.")
 
 
 class Comparison(BaseModel):
     similarity: float = Field(description="Cosine of the two embeddings, -1 to 1.")
-    decision: str | None = Field(description="'same' or 'different'; null where the model has no threshold.")
+    decision: str | None = Field(
+        description="'same', 'different' or 'cannot tell'; null where the model has no threshold."
+    )
     threshold: Threshold | None
     a: Compared
     b: Compared

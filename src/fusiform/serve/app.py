@@ -282,10 +282,16 @@ def _ask(app: FastAPI, service: Service) -> None:
             ]
             return answers.Comparison(
                 similarity=round(alike, 6),
-                decision=None if point is None else "same" if alike >= point.threshold else "different",
+                decision=None if point is None else point.decide(alike),
                 threshold=None
                 if point is None
-                else answers.Threshold(value=point.threshold, far=point.far, far_interval=point.interval),
+                else answers.Threshold(
+                    same_above=point.threshold,
+                    different_up_to=point.reject,
+                    far=point.far,
+                    far_interval=point.interval,
+                    supported=point.supported,
+                ),
                 a=said[0],
                 b=said[1],
                 model=model_id(),

@@ -45,13 +45,23 @@ class Seen:
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point: similarity at or above which two faces are called the same person."""
+    """An operating point of the model: `fusiform threshold` sets it on people of one's own (docs/thresholds.md)."""
 
     threshold: float
+    """A similarity above it is "same"."""
+    reject: float
+    """A similarity up to it is "different"; in between nothing is said."""
     far: float
     """False-accept rate it was set for."""
     interval: tuple[float, float] | None = None
-    """95 % interval of the rate that was measured."""
+    """95 % interval of the rate."""
+    supported: bool = True
+    """Whether there were enough pairs for that rate; if not, only the interval's upper end can be claimed."""
+
+    def decide(self, similarity: float) -> str:
+        if similarity > self.threshold:
+            return "same"
+        return "different" if similarity <= self.reject else "cannot tell"
 
 
 class Model(Protocol):
@@ -143,7 +153,22 @@ def load_model(folder: Path, *, device: str = "cpu") -> FaceModel:
         "crop": {"template": encoder.crop.template, "size": encoder.vit.config.image_size},
         "heads": [about_head(head) for head in analyzer.heads.values()],
     }
-    return FaceModel(analyzer, card, encoder, painter_of(run, encoder))
+    return FaceModel(analyzer, card, encoder, painter_of(run, encoder), _point(own, encoder.sha256, analyzer.form))
+
+
+def _point(folder: Path, encoder_sha256: str, features: str) -> Point | None:
+    """The newest operating point in a model's folder; None where none was set.
+
+    Raises:
+        DataError: the file is damaged.
+        ConfigError: it is of another encoder.
+    """
+    from fusiform.infer.threshold import FILE, saved_point
+
+    if not (folder / FILE).is_file():
+        return None
+    found = saved_point(folder, encoder_sha256, features)
+    return Point(found.threshold, found.reject, found.far, (found.far_low, found.far_high), found.supported)
 
 
 def about_head(head: Any) -> dict[str, Any]:

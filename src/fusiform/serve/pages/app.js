@@ -280,10 +280,11 @@ $("compare-go").addEventListener("click", async () => {
     const said = await (await ask("/v1/compare", { method: "POST", body: form })).json();
     const percent = said.similarity.toFixed(3);
     const verdict = said.decision === "same" ? "Probably the same person" : said.decision === "different"
-      ? "Probably two persons" : `Similarity ${percent}`;
+      ? "Probably two persons" : said.decision ? "One cannot tell" : `Similarity ${percent}`;
     const why = said.threshold
-      ? `Similarity ${percent}; the threshold is ${said.threshold.value.toFixed(3)}, set for a false-accept rate of ${said.threshold.far}`
+      ? `Similarity ${percent}; the same above ${said.threshold.same_above.toFixed(3)}, different up to ${said.threshold.different_up_to.toFixed(3)}, set for a false-accept rate of ${said.threshold.far}`
         + (said.threshold.far_interval ? ` (95 % interval ${said.threshold.far_interval.map((v) => v.toPrecision(2)).join(" to ")}).` : ".")
+        + (said.threshold.supported ? "" : " There were too few pairs for that rate: claim no better than the upper end.")
       : "Cosine of the two embeddings, −1 to 1. This model has no threshold, so nothing is decided.";
     $("alike").replaceChildren(make("p", { class: "verdict" }, verdict), make("p", {}, why));
     $("alike").hidden = false;

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fusiform.batch import FaceBatch
 from fusiform.clock import Clock, stream_seed
 from fusiform.config import Recipe
 from fusiform.encoder import Encoder
@@ -97,13 +98,18 @@ def pretrain(
             background=away or None,
             pin=world.device.type == "cuda",
         )
-        for step, batch in enumerate(source, done):
+        waiting = Waiting(source)
+        for step, batch in enumerate(waiting, done):
             clock = training.clock(step, world.rank)
             row = training.step(batch.to(world.device), clock, world)
             if step % recipe.loop.log_every == 0 or step + 1 == training.total_steps:
                 numbers = world.group.mean(row)
-                speed = (step + 1 - began_at) * recipe.optim.faces_per_step / (time.monotonic() - began)
-                run.log({"step": step, "epoch": clock.epoch, **numbers, "faces_per_second": speed})
+                spent = time.monotonic() - began
+                pace = {
+                    "faces_per_second": (step + 1 - began_at) * recipe.optim.faces_per_step / spent,
+                    "data_wait": waiting.seconds / spent,
+                }
+                run.log({"step": step, "epoch": clock.epoch, **numbers, **pace})
             else:
                 numbers = {}
             for found in look(training, world, clock, numbers):
@@ -118,6 +124,22 @@ def pretrain(
         encoder = training.encoder(faces) if start is None else start.descend(training.encoder(faces))
         world.group.on_first(lambda: encoder.save(Path(folder) / "encoder"))
         return encoder
+
+
+class Waiting:
+    """The batches of `source`, and how many seconds of the wall were spent waiting for them so far."""
+
+    def __init__(self, source: Iterator[FaceBatch]) -> None:
+        self.source, self.seconds = source, 0.0
+
+    def __iter__(self) -> Iterator[FaceBatch]:
+        while True:
+            asked = time.monotonic()
+            batch = next(self.source, None)
+            self.seconds += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
 
 
 @contextlib.contextmanager

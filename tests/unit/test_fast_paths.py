@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 import torch
 from bench import plain
 from torch import Tensor
 
+from fusiform.engine import Waiting
 from fusiform.nn.landmark_patches import sample_patches
 from fusiform.objectives import self_distillation, unigrad
 from fusiform.optim import adamw, clip_and_norm
@@ -90,3 +94,15 @@ def test_a_norm_that_is_not_finite_scales_nothing() -> None:
     named["a.weight"].grad = torch.tensor([[torch.nan, 1.0]] * 3)
     assert torch.isnan(clip_and_norm(named.values(), 1.0, optimizer=optimizer))
     assert optimizer.grad_scale.item() == 1.0
+
+
+def test_waiting_counts_the_source_and_not_the_consumer() -> None:
+    def slowly() -> Iterator[int]:
+        for i in range(3):
+            time.sleep(0.02)
+            yield i
+
+    waiting = Waiting(slowly())  # type: ignore[arg-type]
+    for _ in waiting:
+        time.sleep(0.1)
+    assert 0.06 <= waiting.seconds < 0.25

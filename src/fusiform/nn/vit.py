@@ -136,7 +136,7 @@ class PatchEmbed(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """(B, M, p*p*3) pixels in (row, column, channel) order -> (B, M, D)."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(patches, weight, self.proj.bias)
+        return F.linear(patches.to(weight.dtype), weight, self.proj.bias)  # pixels are float32, weights may be bf16
 
 
 class ViT(nn.Module):

@@ -99,7 +99,7 @@ def _one(row: Row, flags: argparse.Namespace, default: str, best: dict[str, floa
     if row.flops:
         print(" " * 5 + f"{row.flops / found.seconds / 1e9:.0f} useful GF/s", end="")
         print("".join(f", {share:.0%} of {name}" for name, share in shares.items()), end="")
-        if row.number in MFU_MUST and "px, width 192" in row.what + "px, width 192":
+        if row.number in MFU_MUST:
             must, stretch = MFU_MUST[row.number]
             print(f" (T16: must {must:.0%}, stretch {stretch:.0%} of the registers' peak)", end="")
         print()

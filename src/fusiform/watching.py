@@ -31,6 +31,8 @@ REGION_PROBES = {"eyes": (2, 3), "mouth": (5,), "skin": (6, 7, 8)}
 UNDER_FSDP = "under --loop.sharding fsdp the encoder is not looked at: only losses and gradients can raise alarms"
 FREE_LOOKS = 3
 """Looks at the beginning that do not wait for time to be passed, because collapses come early."""
+PAINTED = 6
+"""Faces in a picture of what is painted."""
 TARGETS_KEPT = 128
 """Rows of a teacher's output that are looked at."""
 
@@ -46,6 +48,7 @@ class Watch:
         say: Callable[[str], None] = lambda _line: None,
         history: Sequence[Mapping[str, Any]] = (),
         others: FaceSet | None = None,
+        paint: Callable[[Any, Tensor, int], None] = lambda _method, _images, _step: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -55,9 +58,11 @@ class Watch:
             say: told every alarm once.
             history: rows that the run's log has already, where it goes on.
             others: another set to look at; its crop must be that of `faces`.
+            paint: given the method, a few faces (B, 3, S, S) uint8 and the step, keeps a picture of what it paints.
             now: seconds, from any origin.
         """
         self.recipe, self.config, self.say, self.now = recipe, recipe.loop.watch, say, now
+        self.paint = paint
         self.set, self.split = (faces, recipe.data.split) if others is None else (others, "")
         self.history = list(history)
         self.latest: dict[str, Any] = {}
@@ -140,6 +145,8 @@ class Watch:
                     self.set, self.split, self.config.faces, self.recipe.vit.image_size, self.recipe.optim.seed
                 )
             values = self._measure(method, self._watched, world.device, clock.step)
+            if "pictures" in self.config.probes:
+                self.paint(method, self._watched.images[:PAINTED], clock.step)
         self._targets.clear()
         self.looks += 1
         self._last_step = clock.step

@@ -56,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
         "leaks",
         "gallery",
+        "painted",
         "checkup",
         "public",
         "suite",

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distributed"))
 
 import tiny
 
+from fusiform import recipes
 from fusiform.config import Recipe, WatchConfig
 from fusiform.engine import pretrain
 from fusiform.faces.shards import FaceSet
@@ -281,3 +282,23 @@ def test_event_files_hold_the_numbers_of_log_and_looks(ground: Path, tmp_path: P
     assert losses == [(r["step"], pytest.approx(r["loss"])) for r in rows if "loss" in r]
     ranks = [(e.step, e.value) for e in written.Scalars("probes/rank")]
     assert ranks == [(r["step"], pytest.approx(r["probes"]["rank"])) for r in rows if "probes" in r]
+
+
+def test_a_masked_autoencoder_shows_what_it_paints_and_paints_the_same_again(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from fusiform.painted import save_painted
+
+    torch.manual_seed(0)
+    recipe = recipes.find("mae-face-quick")
+    method = recipe.method.build(recipe.vit)
+    method.train()
+    faces = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    for name in ("a", "b"):
+        assert save_painted(method, faces, tmp_path / name / "step-00000007.png", 5)
+    first, second = (np.asarray(Image.open(tmp_path / name / "step-00000007.png")) for name in ("a", "b"))
+    assert first.shape[0] >= 3 * 64
+    np.testing.assert_array_equal(first, second)
+    assert method.training
+    assert not save_painted(torch.nn.Linear(1, 1), faces, tmp_path / "c.png", 5)
+    assert not (tmp_path / "c.png").exists()

@@ -153,7 +153,13 @@ def train(recipe: Recipe, faces: Any, out: Path, *, label: str, start: Any = Non
             sys.stderr.write(f"ALARM {line}\n")
 
     history = Run.read_log(out) if (out / "log.jsonl").is_file() else []
-    looking = Watch(recipe, faces, say=say, history=history, others=others)
+
+    def paint(method: Any, images: Any, step: int) -> None:
+        from fusiform.painted import save_painted
+
+        save_painted(method, images, out / "watched" / f"step-{step:08}.png", recipe.optim.seed)
+
+    looking = Watch(recipe, faces, say=say, history=history, others=others, paint=paint)
     look: Look = looking
     if recipe.loop.tensorboard and first_rank():
         from fusiform.tensorboard import events

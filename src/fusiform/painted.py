@@ -19,7 +19,7 @@ def save_painted(method: Any, faces: Tensor, file: Path, seed: int) -> bool:
 
     Args:
         faces: (B, 3, S, S) uint8 with S the encoder's image size.
-        file: the PNG; its folder is made. It is written aside and renamed, so that a page that is open never shows half.
+        file: the PNG; its folder is made. Written aside and renamed, so that a page that is open never shows half.
         seed: of the masks, the same at every look.
     """
     if not isinstance(method, MAEFace):

@@ -198,7 +198,7 @@ def leaks(train: Side, test: Side, *, encoder: Encoder | None = None, threshold:
 
 def shared_people(train: Iterable[str], test: Iterable[str]) -> set[str]:
     """Subject keys that are on both sides; the empty key is nobody."""
-    return (set(train) & set(test)) - {"", None}  # type: ignore[arg-type]
+    return (set(train) & set(test)) - {"", None}
 
 
 def refuse_shared_people(
@@ -265,7 +265,8 @@ def _same_subject(train: Side, test: Side) -> Iterator[tuple[int, int, float, st
 
 
 def _looks_alike(train: Side, test: Side) -> Iterator[tuple[int, int, float, str]]:
-    codes, thumbs = (np.concatenate(both) for both in zip(_looks(train), _looks(test), strict=True))
+    (codes, thumbs), (other_codes, other_thumbs) = _looks(train), _looks(test)
+    codes, thumbs = np.concatenate([codes, other_codes]), np.concatenate([thumbs, other_thumbs])
     border = len(train)
     for mirrored in (False, True):
         for i, j, _ in near_pairs(codes, codes ^ np.uint64(MIRROR if mirrored else 0), CROP_BITS):

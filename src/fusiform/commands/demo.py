@@ -189,7 +189,8 @@ def pictures(flags: DemoFlags, recipe: Recipe, faces: FaceSet, measured: Sequenc
 
     method: Any = recipe.method.build(recipe.vit)
     run = flags.out / "run"
-    Training(recipe, method, 1).restore(read(run / folder_name(steps(run)[-1])))
+    last = run / folder_name(steps(run)[-1])
+    Training(recipe, method, 1).restore(read(last).tensors(), last)
     method.eval()
 
     def scored(task: str, dataset: str) -> tuple[Evaluation, Evaluation] | None:

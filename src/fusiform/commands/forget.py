@@ -64,9 +64,7 @@ def forget(words: list[str]) -> int:
     if not flags.yes:
         write(f"{counts}. Nothing was changed; --yes takes them out, for good.\n")
         return 0
-    left = forgetting.forget(
-        made, found, today=today(), draw=lambda: os.urandom(32), say=lambda line: write(line + "\n") and None
-    )
+    left = forgetting.forget(made, found, today=today(), draw=lambda: os.urandom(32), say=_say)
     for path, hit in left:
         write(f"LEFT       {path} still holds '{hit}': delete or rewrite it by hand\n")
     write(f"{counts}. Taken out; every file below was looked through, {len(left)} still hold something of it.\n")
@@ -74,3 +72,7 @@ def forget(words: list[str]) -> int:
         "Checkpoints and encoders cannot be made to forget: train them again. Backups and snapshots are not reached.\n"
     )
     return DataError.exit_code if left else 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -193,7 +193,7 @@ def _map(faces: FaceSet, table: pa.Table, crops: _Crops, options: AtlasOptions, 
     keys = sorted(faces.index["key"].to_pylist())[: options.points]
     if len(keys) < 3:
         return {"points": [], "legend": [], "about": "Too few faces for a map."}
-    vectors: list[NDArray[np.float32]] = []
+    vectors: list[NDArray[Any]] = []
     for start in range(0, len(keys), 512):
         images = crops.images(keys[start : start + 512])
         if encoder is None:
@@ -233,7 +233,8 @@ def flat(vectors: NDArray[np.float32], layout: Literal["pca", "tsne"]) -> NDArra
         except ImportError as error:
             raise ConfigError("--layout tsne needs scikit-learn", do="pip install scikit-learn") from error
         perplexity = min(30.0, (len(centred) - 1) / 3)
-        places = TSNE(2, init="pca", random_state=0, perplexity=perplexity).fit_transform(centred.astype(np.float32))
+        tsne: Any = TSNE
+        places = tsne(2, init="pca", random_state=0, perplexity=perplexity).fit_transform(centred.astype(np.float32))
     else:
         # eigenvectors of the D x D covariance: memory follows the features and not the square of the faces
         _, axes = np.linalg.eigh(centred.T @ centred)

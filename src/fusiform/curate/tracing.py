@@ -105,7 +105,8 @@ def uses(found: Places, affected: Iterable[Path], names: Iterable[str]) -> list[
         names: of these sets, for runs of versions that no history tells of.
     """
     marks = {digest for folder in affected for digest in digests_of(folder)}
-    set_names, uses_of = set(names), {}
+    set_names: set[str] = set(names)
+    uses_of: dict[Path, Use] = {}
     while True:
         before = len(marks) + len(uses_of)
         for run in found.runs:

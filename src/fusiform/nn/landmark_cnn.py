@@ -7,7 +7,7 @@ Parameter names are those of the release.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ class LandmarkCNN(nn.Module):
             spread: standard deviation of the last layer's weights, by which landmarks follow the picture; the grid's
                 own coordinates, which become that layer's biases, lie between -1 and 1.
         """
-        last = self.output_layer[1]
+        last: Any = self.output_layer[1]
         grid = grid_landmarks(self.image_size // patch, patch)
         with torch.no_grad():
             nn.init.normal_(last.weight, std=spread)

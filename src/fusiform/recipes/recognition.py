@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusiform.config import Colour, DataConfig, LoopConfig, OptimConfig, Recipe, ViTConfig
 from fusiform.errors import ConfigError
@@ -63,7 +63,8 @@ class RecognitionConfig:
             encoder.pos_embed.data.normal_()
             encoder.cls_token.data.normal_()
         if encoder.landmarks is not None:
-            encoder.landmarks.output_layer[0].p = self.landmark_dropout
+            dropout: Any = encoder.landmarks.output_layer[0]
+            dropout.p = self.landmark_dropout
             if self.landmark_start == "grid":
                 encoder.landmarks.start_on_grid(vit.patch_size)
         return Recognition(

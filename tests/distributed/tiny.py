@@ -82,7 +82,7 @@ def parsed(changes: str) -> dict[str, Any]:
     for pair in filter(None, changes.split(",")):
         key, _, text = pair.partition("=")
         try:
-            values[key] = float(text) if "." in text else int(text)
+            values[key] = float(text) if "." in text or "e-" in text else int(text)
         except ValueError:
             values[key] = {"True": True, "False": False}.get(text, text)
     return values

@@ -90,7 +90,8 @@ def result(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     last = folder / checkpoint.folder_name(STEPS)
     assert checkpoint.damage(last) is None
     weights = {path.name: path.read_bytes() for path in (last / "tensors.safetensors", *(folder / "encoder").iterdir())}
-    return weights, [{k: v for k, v in row.items() if k != "faces_per_second"} for row in Run.read_log(folder)]
+    timings = ("faces_per_second", "data_wait")
+    return weights, [{k: v for k, v in row.items() if k not in timings} for row in Run.read_log(folder)]
 
 
 @pytest.fixture(scope="module")

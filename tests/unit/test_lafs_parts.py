@@ -117,7 +117,7 @@ def test_a_missing_landmark_network_is_an_error_and_not_a_random_one(tmp_path: P
         recipe.method.build(recipe.vit)
     with pytest.raises(WeightsError, match="no file"):
         replace(recipe.method, landmark_weights=str(tmp_path / "none.pth")).build(recipe.vit)
-    with pytest.raises(ConfigError, match=r"--no-vit\.landmark-cnn"):
+    with pytest.raises(ConfigError, match=r"--vit\.no-landmark-cnn"):
         replace(recipe.method, landmarks="grid").build(recipe.vit)
 
 
@@ -128,10 +128,10 @@ def test_a_poisoned_file_is_refused_and_not_executed(tmp_path: Path) -> None:
 
     for name, content in (("code.pth", pickle.dumps({"teacher": Poison()})), ("cut.pth", b"PK\x03\x04 not a zip")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match="cannot be read"):
+        with pytest.raises(WeightsError, match=r"cannot be read|not read"):
             read(tmp_path / name)
     torch.save({"teacher": Poison()}, tmp_path / "saved.pth")
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match=r"cannot be read|not read"):
         read(tmp_path / "saved.pth")
     assert not (tmp_path / "executed").exists()
 

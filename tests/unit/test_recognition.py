@@ -194,7 +194,7 @@ def test_without_people_in_the_batch_it_says_so() -> None:
 
 
 def test_the_loss_is_the_equation_and_the_margin_is_paid() -> None:
-    recipe = tiny(people=3, mixup=0.0)
+    recipe = tiny(people=3, mixup=0.0, pooling="cls")
     method, batch = method_of(recipe).eval(), batch_of(6, 3)
     losses = method(batch, Clock(0, 10))
     embedding = method.encoder(batch.images[:, 0])[:, 0]
@@ -204,7 +204,7 @@ def test_the_loss_is_the_equation_and_the_margin_is_paid() -> None:
     wanted = -logits.log_softmax(1).gather(1, batch.people[:, None]).mean()  # type: ignore[index]
     assert losses.total.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert losses.parts["cosine"].item() == pytest.approx(cosines.gather(1, batch.people[:, None]).mean().item())  # type: ignore[index]
-    free = method_of(tiny(people=3, mixup=0.0, margin=0.0)).eval()
+    free = method_of(tiny(people=3, mixup=0.0, margin=0.0, pooling="cls")).eval()
     assert free(batch, Clock(0, 10)).total < losses.total
     pooled = method_of(tiny(people=3, mixup=0.0, pooling="pooled")).eval()
     assert pooled(batch, Clock(0, 10)).total.item() != pytest.approx(losses.total.item(), rel=1e-4)

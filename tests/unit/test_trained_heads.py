@@ -259,13 +259,13 @@ def test_the_moving_average_follows_and_then_holds() -> None:
 
 
 def test_the_encoder_stands_still_while_the_head_goes_first() -> None:
-    from fusiform.finetuning import _model, _optimizer, _Run, _set_mode
+    from fusiform.finetuning import _optimizer, _Run, _set_mode, network
     from fusiform.goals import goal_of
 
     protocol = replace(TUNE, head_first=0.5, head_lr=10.0, ema=0.9)
     faces = Sides().read(32)
     goal = goal_of(Sides(), protocol, faces, np.arange(20), 4)
-    model = _model(encoder(), Sides(), protocol, goal)
+    model = network(encoder(), Sides(), protocol, goal)
     free = [p for p in model.vit.parameters() if p.requires_grad]
     assert len(free) == sum(1 for n, _ in model.vit.named_parameters() if n != "pos_embed")
     optimizer = _optimizer(model, protocol, SHAPE.depth)

@@ -51,21 +51,21 @@ def curves(runs: Sequence[RunSummary]) -> Curves | None:
     drawn = [run for run in runs if len(run.curve) > 1]
     if not drawn:
         return None
-    thinned = {i: thinned([(p.epoch, p.loss) for p in run.curve]) for i, run in enumerate(drawn)}
-    losses = [y for points in thinned.values() for _, y in points]
+    curves = {i: thinned([(p.epoch, p.loss) for p in run.curve]) for i, run in enumerate(drawn)}
+    losses = [y for points in curves.values() for _, y in points]
     # pixels that are normalised patch by patch have a variance of 1, which is what a constant answer scores
     guess = 1.0 if all(run.norm_pix for run in drawn) else None
     low, high = min(losses), max([*losses, *([guess] if guess else [])])
     ticks = nice_ticks(low - 0.04 * (high - low), high, 5)
     bottom, top = min(ticks[0], low), max(ticks[-1], high)
-    end = max(x for points in thinned.values() for x, _ in points) or 1.0
+    end = max(x for points in curves.values() for x, _ in points) or 1.0
     places = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
 
     def down(loss: float) -> float:
         return 100.0 * (top - loss) / (top - bottom)
 
     lines = tuple(
-        Line(run.name, _path([(x / end * WIDTH, down(y) / 100 * HEIGHT) for x, y in thinned[i]]), run.learned())
+        Line(run.name, _path([(x / end * WIDTH, down(y) / 100 * HEIGHT) for x, y in curves[i]]), run.learned())
         for i, run in enumerate(drawn)
     )
     x_ticks = [t for t in nice_ticks(0.0, end, 5) if t <= end * 1.001]

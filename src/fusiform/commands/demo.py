@@ -38,7 +38,7 @@ class DemoFlags:
 
     1. faces: rendered ones, whose labels are known exactly (1 to 2 minutes); or your photos, with --photos.
     2. pretrain: a small vision transformer learns by painting hidden patches (6 to 7 minutes).
-    3. evaluate: ten measurements beside the untrained network (1 minute).
+    3. evaluate: twelve measurements beside the untrained network (1 minute).
     4. report: one HTML page.
 
     A demo that was stopped goes on where it was when the same command is typed again."""

@@ -203,10 +203,21 @@ def _jpeg_header(data: bytes, max_pixels: float, min_side: int) -> tuple[int, in
     except ValueError as error:
         raise _refusal(data, "jpeg", error) from error
     _check_size(width, height, max_pixels, min_side)
-    scans = data.count(b"\xff\xda")
+    scans = _scans(data)
     if scans > MAX_SCANS:
         raise ImageRefused("corrupt", f"This JPEG has {scans} scans", expected=f"at most {MAX_SCANS}")
     return height, width, space
+
+
+def _scans(data: bytes) -> int:
+    """How often the marker of a scan stands in these bytes. `bytes.count` takes as long as half of the decoding: the
+    first byte of the marker is everywhere."""
+    found, block = 0, 1 << 20
+    octets = np.frombuffer(data, np.uint8)
+    for start in range(0, len(octets) - 1, block):
+        first, second = octets[start : start + block], octets[start + 1 : start + 1 + block]
+        found += int(np.count_nonzero((first[: len(second)] == 0xFF) & (second == 0xDA)))
+    return found
 
 
 def _jpeg_pixels(data: bytes, at_least: int = 0) -> Image:

@@ -104,8 +104,8 @@ def render_view(
         view = found[0].permute(1, 2, 0).numpy()
     if out is None:
         out = torch.empty(3, size, size, dtype=torch.uint8)
-    # always a copy: no view shares memory with its crop
-    cv2.split(view[:, ::-1] if flip else view, list(out.numpy()))
+    # always a copy: no view shares memory with its crop. Mirrored first: a negative stride makes `split` copy bytewise
+    cv2.split(np.asarray(cv2.flip(view, 1), np.uint8) if flip else view, list(out.numpy()))
     return out
 
 

@@ -77,13 +77,16 @@ def serve(words: list[str]) -> int:
         )
 
     def load() -> Model:
+        import numpy as np
         import torch
 
-        from fusiform.serve.model import load_model
+        from fusiform.serve.model import Asked, load_model
         from fusiform.world import tune_cpu
 
         tune_cpu(torch.device(flags.device))
-        return load_model(flags.model, device=flags.device)
+        model = load_model(flags.model, device=flags.device)
+        model.see([Asked(np.full((480, 640, 3), 127, np.uint8))])  # so that the first photo does not wait for set-up
+        return model
 
     shown = f"[{flags.host.strip('[]')}]" if ":" in flags.host else flags.host
     _say(f"listening at http://{shown}:{port}/ (stop with Ctrl-C)")

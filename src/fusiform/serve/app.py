@@ -73,7 +73,10 @@ def create_app(service: Service) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         limits = service.limits
         decoders = Decoders(
-            limits.decoders, memory_bytes=int(limits.decoder_mb * 1e6), seconds=max(1.0, limits.timeout / 2)
+            limits.decoders,
+            memory_bytes=int(limits.decoder_mb * 1e6),
+            seconds=max(1.0, limits.timeout / 2),
+            died=service.meters.decoder_deaths.inc,
         )
         loading = asyncio.create_task(load(service, decoders))
         try:
@@ -160,9 +163,12 @@ def _watch(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         meters, gate = service.meters, service.gate
         meters.open.set(gate.open)
+        meters.arriving.set(gate.arriving)
+        meters.photos.set(gate.photos)
+        meters.wait.set(gate.wait())
+        meters.bodies.set(gate.body_bytes)
+        meters.pixels.set(gate.pixels)
         meters.ready.set(gate.ready and not gate.draining)
-        if "decoders" in service.parts:
-            meters.decoder_deaths.set(service.decoders.deaths)
         return Response(meters.text(), media_type="text/plain; version=0.0.4")
 
 
@@ -182,8 +188,7 @@ def _ask(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", tags=["faces"], summary="What is answered, and in which units.", responses=_said(503))
     async def models() -> answers.Models:
         if "" not in service.model:
-            with service.gate.enter():
-                pass
+            service.gate.look(0)
         return answers.Models(models=[answers.ModelCard(**service.model[""].about())])
 
     @app.post(
@@ -201,9 +206,10 @@ def _ask(app: FastAPI, service: Service) -> None:
         ] = None,
         pictures: Annotated[str, Query(max_length=80, description=f"Of each face: {', '.join(PICTURES)}.")] = "",
     ) -> Response | answers.Analysis:
-        async def work() -> Response | answers.Analysis:
-            wanted = _pictures(pictures)
-            [image] = await service.photos(request, ("photo",))
+        wanted = _pictures(pictures)
+
+        async def work(images: list[DecodedImage]) -> Response | answers.Analysis:
+            [image] = images
             most = service.limits.faces
             seen = await service.batcher.ask(Asked(image.pixels, wanted if draw is None else frozenset(), most))
             faces = seen.photo.faces[:most]
@@ -224,7 +230,7 @@ def _ask(app: FastAPI, service: Service) -> None:
                 model=model_id(),
             )
 
-        return await service.answered(work)
+        return await service.answered(request, ("photo",), work)
 
     @app.post(
         "/v1/embed",
@@ -234,8 +240,8 @@ def _ask(app: FastAPI, service: Service) -> None:
         responses=ASKING,
     )
     async def embed(request: Request) -> answers.Embeddings:
-        async def work() -> answers.Embeddings:
-            [image] = await service.photos(request, ("photo",))
+        async def work(images: list[DecodedImage]) -> answers.Embeddings:
+            [image] = images
             seen = await service.batcher.ask(Asked(image.pixels))
             faces = seen.photo.faces[: service.limits.faces]
             service.meters.faces.inc(len(faces))
@@ -254,7 +260,7 @@ def _ask(app: FastAPI, service: Service) -> None:
                 compare="cosine",
             )
 
-        return await service.answered(work)
+        return await service.answered(request, ("photo",), work)
 
     @app.post(
         "/v1/compare",
@@ -264,8 +270,7 @@ def _ask(app: FastAPI, service: Service) -> None:
         responses=ASKING,
     )
     async def compare(request: Request) -> answers.Comparison:
-        async def work() -> answers.Comparison:
-            images = await service.photos(request, ("a", "b"))
+        async def work(images: list[DecodedImage]) -> answers.Comparison:
             found = await asyncio.gather(*(service.batcher.ask(Asked(image.pixels)) for image in images))
             sides: list[Face] = []
             for name, seen in zip("ab", found, strict=True):
@@ -297,7 +302,7 @@ def _ask(app: FastAPI, service: Service) -> None:
                 model=model_id(),
             )
 
-        return await service.answered(work)
+        return await service.answered(request, ("a", "b"), work)
 
 
 def _drawn(image: DecodedImage, seen: Seen) -> bytes:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fusiform.serve.problems import Refused
+from fusiform.serve.settings import FORM_BYTES
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 RAW_TYPES = ("application/octet-stream",)
-MULTIPART_ROOM = 16_384
-"""Bytes that part headers and boundaries may add to the photos."""
 
 
-async def photos(request: Request, names: Sequence[str], *, most: int, seconds: float) -> list[bytes]:
+async def photos(
+    request: Request,
+    names: Sequence[str],
+    *,
+    most: int,
+    seconds: float,
+    hold: Callable[[int], None] = lambda more: None,
+) -> list[bytes]:
     """The photos of a request, in the order of `names`.
 
     A request for one photo may be the photo itself (image/* or application/octet-stream); else it is a
@@ -26,6 +32,7 @@ async def photos(request: Request, names: Sequence[str], *, most: int, seconds: 
     Args:
         most: bytes of all photos together.
         seconds: within which the body must have arrived.
+        hold: told of bytes as they arrive; may refuse them.
 
     Raises:
         Refused: 400 malformed, 408 too slow, 411/413 too long, 415 another kind of body, 422 a photo is missing.
@@ -41,7 +48,7 @@ async def photos(request: Request, names: Sequence[str], *, most: int, seconds: 
             expected=f"multipart/form-data with {' and '.join(names)}{raw}",
             do=f"curl {' '.join(f'-F {name}=@photo.jpg' for name in names)} ...",
         )
-    room = most + MULTIPART_ROOM * multipart
+    room = most + FORM_BYTES * multipart
     said = request.headers.get("content-length", "")
     if said and not (said.isascii() and said.isdigit()):
         raise Refused(400, "malformed", f"Content-Length is '{said[:40]}'", expected="a number of bytes")
@@ -50,21 +57,22 @@ async def photos(request: Request, names: Sequence[str], *, most: int, seconds: 
     try:
         async with asyncio.timeout(seconds):
             if multipart:
-                return await _parts(request, names, most, room)
-            return [b"".join([chunk async for chunk in _counted(request, most, room)])]
+                return await _parts(request, names, most, room, hold)
+            return [b"".join([chunk async for chunk in _counted(request, most, room, hold)])]
     except TimeoutError:
         raise Refused(
             408, "slow-body", f"The body did not arrive within {seconds:g} s", expected="a faster sender, or less"
         ) from None
 
 
-async def _counted(request: Request, most: int, room: int) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, most: int, room: int, hold: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     """The body's chunks, until they are more than there is room for."""
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
         if seen > room:
             raise _too_long(seen, most)
+        hold(len(chunk))
         yield chunk
 
 
@@ -79,12 +87,14 @@ def _too_long(seen: int, most: int) -> Refused:
     )
 
 
-async def _parts(request: Request, names: Sequence[str], most: int, room: int) -> list[bytes]:
+async def _parts(
+    request: Request, names: Sequence[str], most: int, room: int, hold: Callable[[int], None]
+) -> list[bytes]:
     from starlette.datastructures import UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     parser = MultiPartParser(
-        request.headers, _counted(request, most, room), max_files=len(names), max_fields=len(names)
+        request.headers, _counted(request, most, room, hold), max_files=len(names), max_fields=len(names)
     )
     parser.spool_max_size = room + 1  # above what can arrive, so that nothing is ever written to a disk
     try:

@@ -32,16 +32,25 @@ class Decoders:
         memory_bytes: of each, beyond what it holds when idle.
         seconds: CPU and wall-clock time of one file.
         decode: bytes, max_pixels= -> pixels; must be picklable.
+        died: called when a file ended a process.
     """
 
-    def __init__(self, count: int, *, memory_bytes: int, seconds: float, decode: Decode = decode) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        memory_bytes: int,
+        seconds: float,
+        decode: Decode = decode,
+        died: Callable[[], None] = lambda: None,
+    ) -> None:
         self._new = partial(_Decoder, memory_bytes, seconds, decode)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="fusiform-decode")
         self._all = [self._new() for _ in range(count)]
         self._free: asyncio.Queue[_Decoder] = asyncio.Queue()
         for decoder in self._all:
             self._free.put_nowait(decoder)
-        self.deaths = 0
+        self._died = died
 
     async def decode(self, data: bytes, max_pixels: float) -> DecodedImage:
         """Pixels of a file. Raises `ImageRefused`, with `crashed-decoder` as `corrupt` in the words of a client."""
@@ -56,7 +65,7 @@ class Decoders:
         try:
             return await asyncio.shield(work)
         except _Died as died:
-            self.deaths += 1
+            self._died()
             raise ImageRefused("corrupt", f"This file ended its decoder ({died})") from died
 
     async def warm(self) -> None:

@@ -12,6 +12,7 @@ import uvicorn
 
 from fusiform.errors import ConfigError, FusiformError
 from fusiform.serve.app import shielded
+from fusiform.serve.connections import bounded
 from fusiform.serve.service import Service
 
 GRACE = 0.3
@@ -58,8 +59,7 @@ async def _run(service: Service, door: socket.socket, say: Callable[[str], None]
         server_header=False,
         proxy_headers=False,
         ws="none",
-        # the guard counts requests; this counts connections, so that idle ones cannot use up all file handles
-        limit_concurrency=max(256, 8 * service.limits.open_requests),
+        http=bounded(service.limits.head_timeout, service.limits.connections),
         timeout_keep_alive=10,
         timeout_graceful_shutdown=round(service.limits.drain) or 1,
         h11_max_incomplete_event_size=32_768,

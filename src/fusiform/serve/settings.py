@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fusiform.errors import ConfigError
 
+FORM_BYTES = 16_384
+"""That part headers and boundaries may add to the photos of a form."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -20,8 +22,20 @@ class Limits:
     """Largest body of a request in megabytes (10^6 bytes), counted while it arrives."""
     megapixels: float = 25.0
     """Largest photo, read from its header before a pixel is decoded."""
-    open_requests: int = 32
-    """Requests that may be read, wait or be worked on at any time; one more is refused with 503 and Retry-After."""
+    queue: float = 10.0
+    """Seconds within which a photo must be expected to be answered, those before it included, as measured on what was
+    answered so far; where it would take longer it is refused with 503 and Retry-After. So a quick model has a long
+    queue and a slow one a short one. Never more than the time-out."""
+    open_requests: int = 256
+    """Requests whose photos may wait or be worked on at any time, whatever the queue would allow."""
+    uploads: int = 64
+    """Requests whose body may be arriving at any time."""
+    bodies_mb: float = 200.0
+    """Bytes of all bodies that are held, in megabytes."""
+    waiting_megapixels: float = 100.0
+    """Pixels that are decoded and not answered; above it, photos wait as files. 100 megapixels are 300 MB."""
+    connections: int = 512
+    """Connections at any time. Where there are more, the oldest that has not sent a whole request is closed."""
     batch: int = 8
     """Photos that are worked on together."""
     gather_ms: float = 4.0
@@ -30,6 +44,8 @@ class Limits:
     """Seconds from a request's first byte to its answer; after that 504."""
     body_timeout: float = 15.0
     """Seconds within which a request's body must have arrived; after that 408."""
+    head_timeout: float = 10.0
+    """Seconds within which a request's head must have arrived; after that the connection is closed."""
     decoders: int = 1
     """Processes that turn files into pixels."""
     decoder_mb: float = 1500.0
@@ -40,18 +56,37 @@ class Limits:
     """Seconds that open requests are given when the service is told to stop."""
 
     def __post_init__(self) -> None:
-        for name in ("body_mb", "megapixels", "timeout", "body_timeout", "decoder_mb", "drain"):
-            if not getattr(self, name) > 0:
+        positive = ("body_mb", "megapixels", "queue", "bodies_mb", "waiting_megapixels", "timeout", "body_timeout")
+        for name in (*positive, "head_timeout", "decoder_mb", "drain"):
+            if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}", expected="a number above 0")
-        for name in ("open_requests", "batch", "decoders", "faces"):
+        for name in ("open_requests", "uploads", "connections", "batch", "decoders", "faces"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}", expected="1 or more")
         if not 0 <= self.gather_ms <= 1000:
             raise ConfigError(f"limits.gather_ms is {self.gather_ms}", expected="0 to 1000")
+        if self.bodies_mb < self.body_mb:
+            raise ConfigError(
+                f"limits.bodies_mb is {self.bodies_mb:g}, less than limits.body_mb",
+                expected=f"room for one body: {self.body_mb:g} or more",
+            )
 
     @property
     def body_bytes(self) -> int:
         return int(self.body_mb * 1e6)
+
+    @property
+    def queue_seconds(self) -> float:
+        return min(self.queue, self.timeout)
+
+    @property
+    def bodies_bytes(self) -> int:
+        # headers and boundaries of a form come on top of its photos
+        return int(self.bodies_mb * 1e6) + self.uploads * FORM_BYTES
+
+    @property
+    def waiting_pixels(self) -> float:
+        return self.waiting_megapixels * 1e6
 
     @property
     def pixels(self) -> float:

@@ -1,0 +1,344 @@
+"""More requests than a service can answer, good, bad, huge and slow: what is answered, what is refused, what it costs.
+
+    python -m bench.serve --photos FOLDER [MODEL] [--over 4] [--seconds 240]
+
+Starts `fusiform serve` with one thread, measures how many photos a second it answers, then sends `--over` times as many
+for `--seconds`. Requests arrive at random times whether or not earlier ones were answered, as they do from the world;
+hostile ones come on top. All the while, silent and trickling connections are held open (slowloris). MODEL is a folder
+that `fusiform serve` takes; without one, a small untrained encoder (the detector does most of the work anyway).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+GOOD = ("good", "good", "good", "compare", "draw")
+HOSTILE = ("letter", "cut", "bomb", "huge", "endless", "leaves")
+HONEST = {
+    "good": {200, 503, 504},
+    "compare": {200, 503, 504, 422},
+    "draw": {200, 503, 504},
+    "letter": {415, 503, 504},
+    "cut": {422, 503, 504},
+    "bomb": {413, 503, 504},
+    "huge": {413, 503, 0},
+    "endless": {413, 503, 0},
+    "leaves": {-1, 200, 503, 504},
+    "head": {408, 0},
+    "trickle": {408, 503, 0},
+}
+"""Statuses that each kind of request may end with; 0: the connection was closed while it was still sending, -1: it
+went away itself."""
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+@dataclass
+class Tally:
+    """What came back."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    no_hint: int = 0
+    """503 without Retry-After."""
+
+    def note(self, kind: str, status: int, seconds: float) -> None:
+        self.statuses[kind, status] += 1
+        if kind in GOOD:
+            self.seconds.setdefault("answered" if status == 200 else "refused", []).append(seconds)
+        else:
+            self.seconds.setdefault("hostile", []).append(seconds)
+
+    @property
+    def dishonest(self) -> dict[str, int]:
+        return {f"{k} {s}": n for (k, s), n in self.statuses.items() if s not in HONEST[k]}
+
+    def count(self, status: int, kinds: Sequence[str] = (*GOOD, *HOSTILE)) -> int:
+        return sum(n for (kind, s), n in self.statuses.items() if s == status and kind in kinds)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "requests": sum(self.statuses.values()),
+            "by_kind_and_status": {f"{k} {s}": n for (k, s), n in sorted(self.statuses.items())},
+            "seconds": {name: spread(values) for name, values in sorted(self.seconds.items())},
+            "dishonest": self.dishonest,
+            "no_hint": self.no_hint,
+        }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Count, median, 99th percentile and largest."""
+    ranked = sorted(values)
+
+    def at(share: float) -> float:
+        return round(ranked[min(len(ranked) - 1, int(share * len(ranked)))], 3) if ranked else float("nan")
+
+    return {"n": len(ranked), "p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
+
+
+def bomb() -> bytes:
+    """A PNG that promises 60,000 x 60,000 pixels."""
+    import io
+    import zlib
+
+    import PIL.Image
+
+    out = io.BytesIO()
+    PIL.Image.new("RGB", (4, 4)).save(out, "PNG")
+    data = bytearray(out.getvalue())
+    data[16:24] = (60000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+async def _endless(size: int = 40_000_000):  # type: ignore[no-untyped-def]
+    for _ in range(size // 65_536):
+        yield bytes(65_536)
+
+
+async def _send(client: httpx.AsyncClient, kind: str, photo: bytes, other: bytes) -> httpx.Response:
+    if kind == "compare":
+        return await client.post("/v1/compare", files={"a": photo, "b": other})
+    if kind == "draw":
+        return await client.post("/v1/analyze?draw=png", files={"photo": photo})
+    if kind == "endless":
+        return await client.post("/v1/analyze", content=_endless(), headers=RAW)
+    bodies = {"letter": b"this is a letter", "cut": photo[: len(photo) // 2], "bomb": bomb(), "huge": bytes(30_000_000)}
+    return await client.post("/v1/analyze", content=bodies.get(kind, photo), headers=RAW)
+
+
+async def ask(client: httpx.AsyncClient, kind: str, photo: bytes, other: bytes, tally: Tally) -> None:
+    """One request, noted."""
+    began = time.monotonic()
+    try:
+        work = _send(client, kind, photo, other)
+        answer = await (asyncio.wait_for(work, 0.1) if kind == "leaves" else work)
+        status = answer.status_code
+        tally.no_hint += status == 503 and "retry-after" not in answer.headers
+    except TimeoutError:
+        status = -1
+    except httpx.TransportError:
+        status = 0
+    tally.note(kind, status, time.monotonic() - began)
+
+
+async def capacity(address: str, photos: Sequence[bytes], *, clients: int, seconds: float) -> float:
+    """Photos a second that are answered when `clients` always ask, each the next when the last was answered."""
+    until, answered = time.monotonic() + seconds, 0
+
+    async def one(number: int) -> None:
+        nonlocal answered
+        async with httpx.AsyncClient(base_url=address, timeout=120) as client:
+            at = number
+            while time.monotonic() < until:
+                answer = await client.post("/v1/analyze", content=photos[at % len(photos)], headers=RAW)
+                answered += answer.status_code == 200
+                at += clients
+                if answer.status_code == 503:
+                    await asyncio.sleep(0.2)
+
+    began = time.monotonic()
+    await asyncio.gather(*(one(number) for number in range(clients)))
+    return answered / (time.monotonic() - began)
+
+
+async def load(
+    address: str,
+    photos: Sequence[bytes],
+    *,
+    rate: float,
+    seconds: float,
+    seed: int = 0,
+    hostile: float = 0.5,
+    slow: int = 0,
+    most: int = 400,
+) -> Tally:
+    """Send good requests at `rate` a second (Poisson), and `hostile` times as many that are not.
+
+    Args:
+        slow: connections that send a byte now and then, half of them in the head, half in the body.
+        most: requests under way at any time, so that this process does not fall over first.
+    """
+    tally, draw, under_way = Tally(), random.Random(seed), set[asyncio.Task[None]]()
+    until, at = time.monotonic() + seconds, time.monotonic()
+    trickles = [
+        asyncio.create_task(_trickle(address, "head" if i % 2 else "trickle", until, tally)) for i in range(slow)
+    ]
+    everything = rate * (1 + hostile)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+        while (at := at + draw.expovariate(everything)) < until:
+            await asyncio.sleep(max(0.0, at - time.monotonic()))
+            while len(under_way) >= most:
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            what = draw.choice(HOSTILE if draw.random() < hostile / (1 + hostile) else GOOD)
+            task = asyncio.create_task(ask(client, what, draw.choice(photos), draw.choice(photos), tally))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        await asyncio.gather(*under_way, *trickles)
+    return tally
+
+
+async def _trickle(address: str, kind: str, until: float, tally: Tally) -> None:
+    """A byte a second, for as long as the service bears it; then again."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    head = b"POST /v1/analyze HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9000000\r\n"
+    while time.monotonic() < until:
+        status, began = 0, time.monotonic()
+        with suppress(OSError, asyncio.IncompleteReadError):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(head[:-3] if kind == "head" else head + b"\r\n")
+                answer = asyncio.create_task(reader.readline())
+                while time.monotonic() < until + 20 and not answer.done():
+                    writer.write(b"x" if kind == "trickle" else b"0")
+                    await writer.drain()
+                    await asyncio.wait({answer}, timeout=1.0)
+                if not answer.done():
+                    answer.cancel()
+                    status = 200  # borne for ever: dishonest of both kinds
+                elif found := re.match(rb"HTTP/1.1 (\d{3})", answer.result()):
+                    status = int(found[1])
+            finally:
+                writer.close()
+        tally.note(kind, status, time.monotonic() - began)
+        if time.monotonic() - began < 0.5:
+            await asyncio.sleep(0.5)
+
+
+def resident(pid: int) -> float:
+    """Resident memory of a process and its children in MB (Linux)."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            children += (thread / "children").read_text().split()
+    pages = 0
+    for each in {str(pid), *children}:
+        with suppress(OSError):
+            pages += int(Path(f"/proc/{each}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+class Service:
+    """A command that serves, in a process of its own; it must say where it listens and when it is ready.
+
+    Args:
+        command: what follows the Python interpreter.
+    """
+
+    def __init__(self, command: Sequence[str], **environment: str) -> None:
+        source = str(Path(__file__).resolve().parents[1] / "src")
+        given = {"OMP_NUM_THREADS": "1", "PYTHONPATH": source, **environment}
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stderr=subprocess.PIPE, text=True, env=os.environ | given
+        )
+        self.said: list[str] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.address = self._until(r"listening at (http://\S+)/")
+
+    def _listen(self) -> None:
+        assert self.process.stderr
+        self.said.extend(iter(self.process.stderr.readline, ""))
+
+    def _until(self, pattern: str, seconds: float = 120) -> str:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if found := re.search(pattern, "".join(self.said)):
+                return found.group(found.lastindex or 0)
+            if self.process.poll() is not None:
+                raise RuntimeError("".join(self.said))
+            time.sleep(0.05)
+        raise TimeoutError("".join(self.said))
+
+    def ready(self) -> Service:
+        self._until(r"fusiform serve: ready")
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(90)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+@contextmanager
+def model_folder(given: Path | None) -> Iterator[Path]:
+    """The model that is served; an untrained one where none is given."""
+    if given is not None:
+        yield given
+        return
+    from fusiform.config import ViTConfig
+    from fusiform.encoder import Encoder
+    from fusiform.measurement import Crop
+
+    with tempfile.TemporaryDirectory() as folder:
+        vit = ViTConfig(image_size=64, patch_size=8, width=192, depth=4, heads=3)
+        Encoder.untrained(vit, Crop("loose", 64, "bench")).save(Path(folder) / "model")
+        yield Path(folder) / "model"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--over", type=float, default=4.0, help="times what it can answer")
+    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--slow", type=int, default=60, help="connections that trickle")
+    flags, words = parser.parse_known_args()
+    photos = [p.read_bytes() for p in sorted(flags.photos.rglob("*.jpg"))[:24]]
+    if not photos:
+        parser.error(f"there are no .jpg files below {flags.photos}")
+    with model_folder(flags.model) as folder:
+        service = Service(["-m", "fusiform", "serve", str(folder), "--port", "0", *words]).ready()
+        pid = service.process.pid
+        idle = resident(pid)
+        able = asyncio.run(capacity(service.address, photos, clients=8, seconds=20))
+        print(f"{idle:.0f} MB idle; answers {able:.2f} photos/s; sending {flags.over * able:.1f} good requests/s")
+        held, parts, whole = [resident(pid)], 6, Tally()
+        for part in range(parts):
+            tally = asyncio.run(
+                load(
+                    service.address,
+                    photos,
+                    rate=flags.over * able,
+                    seconds=flags.seconds / parts,
+                    seed=part,
+                    slow=flags.slow,
+                )
+            )
+            whole.statuses += tally.statuses
+            whole.no_hint += tally.no_hint
+            for name, values in tally.seconds.items():
+                whole.seconds.setdefault(name, []).extend(values)
+            held.append(resident(pid))
+        print(json.dumps(whole.summary(), indent=1))
+        print("resident memory, MB:", ", ".join(f"{mb:.0f}" for mb in held))
+        calm = asyncio.run(capacity(service.address, photos, clients=2, seconds=10))
+        code = service.stop()
+        print(f"afterwards {calm:.2f} photos/s; exit code {code}")
+    return 0 if code == 0 and not whole.dishonest and not whole.no_hint and calm > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,7 @@ from fusiform.metrics.counting import Floats, ratio, weights_of
 
 
 def _moments(x: ArrayLike, y: ArrayLike, weight: ArrayLike | None) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Weighted means, population variances and covariance over axis 0."""
+    """Weighted means, population variances and covariance over axis 0, in a unit of their own for each column."""
     a, b = np.asarray(x, float), np.asarray(y, float)
     if a.shape != b.shape or a.ndim < 1:
         raise ValueError(f"values of shapes {a.shape} and {b.shape}, expected (N, ...) twice")
@@ -27,7 +27,19 @@ def _moments(x: ArrayLike, y: ArrayLike, weight: ArrayLike | None) -> tuple[Floa
     total = w.sum()
     mean_a, da = _centred(a, w, total)
     mean_b, db = _centred(b, w, total)
+    # squares of tiny numbers vanish and those of huge ones overflow; a power of two changes no other bit
+    far = np.maximum.reduce([np.abs(da).max(0), np.abs(db).max(0), np.abs(mean_a - mean_b)])
+    unit = _power_of_two(far)
+    da, db, mean_a, mean_b = da / unit, db / unit, mean_a / unit, mean_b / unit
     return mean_a, mean_b, (w * da**2).sum(0) / total, (w * db**2).sum(0) / total, (w * da * db).sum(0) / total
+
+
+def _power_of_two(size: Floats) -> Floats:
+    """The power of two next to each number; 1 for what is 0 or not finite."""
+    usable = np.isfinite(size) & (size > 0)
+    exponent = np.frexp(np.where(usable, size, 1.0))[1]
+    power: Floats = np.where(usable, np.ldexp(1.0, np.clip(exponent, -1000, 1000)), 1.0)
+    return power
 
 
 def _centred(values: Floats, w: Floats, total: Floats) -> tuple[Floats, Floats]:

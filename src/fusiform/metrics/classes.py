@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fusiform.metrics.counting import Floats, defined_mean, ratio, weights_of
+from fusiform.metrics.counting import Floats, defined_mean, flags_of, ratio, weights_of
 
 _BYTE = 255  # so many ones fit into a byte before it overflows
 _BLOCK = 32768
@@ -16,14 +16,13 @@ def confusion(
 ) -> Floats:
     """Counts (classes, classes): row = truth, column = prediction. Entries whose truth is `ignore` are left out.
 
-    Raises ValueError where another label lies outside 0..classes-1, is not a whole number, or the shapes differ.
+    `weight` has the labels' shape. Raises ValueError where another label lies outside 0..classes-1 or is not a whole
+    number (a predicted `ignore` at a labelled place, too), a weight is negative or not finite, or the shapes differ.
     """
     t, p = _labels(truth), _labels(prediction)
     if t.shape != p.shape:
         raise ValueError(f"{t.size} true and {p.size} predicted labels")
-    w = None if weight is None else np.asarray(weight, float).ravel()
-    if w is not None and w.shape != t.shape:
-        raise ValueError(f"{w.size} weights for {t.size} labels")
+    w = None if weight is None else weights_of(np.asarray(weight, float).ravel(), len(t))
     if ignore is not None:
         counted = t != ignore
         t, p, w = t[counted], p[counted], None if w is None else w[counted]
@@ -53,10 +52,13 @@ def binary_confusions(truth: ArrayLike, prediction: ArrayLike, known: ArrayLike 
     """Confusion matrices of A yes-or-no labels at once: (N, A) bools twice -> (A, 2, 2), rows = truth.
 
     `f1_from_confusion(...)[:, 1]` is then the F1 of every attribute or action unit. Counted in one pass over the bytes,
-    so batches may be added up; entries that are not `known` (N, A) are left out.
+    so batches may be added up; entries that are not `known` (N, A) are left out, whatever they hold. ValueError where a
+    known one is neither yes nor no.
     """
-    t, p = np.asarray(truth, bool), np.asarray(prediction, bool)
-    k = None if known is None else np.asarray(known, bool)
+    k = None if known is None else flags_of(known, "known")
+    if k is not None and k.shape != np.shape(truth):
+        raise ValueError(f"known has shape {k.shape}, labels {np.shape(truth)}")
+    t, p = flags_of(truth, "labels", k), flags_of(prediction, "predictions", k)
     if t.shape != p.shape or t.ndim != 2 or (k is not None and k.shape != t.shape):
         raise ValueError(f"labels of shapes {t.shape} and {p.shape}, expected (N, A) twice")
     if k is not None:
@@ -118,9 +120,10 @@ def macro_f1(matrix: ArrayLike) -> float:
 def auc(score: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Area under the ROC: the chance that a positive scores above a negative, ties counted half (Mann-Whitney U).
 
-    nan where one of the two kinds is missing or has no weight. ValueError where a score is nan.
+    Infinite scores are scores. nan where one of the two kinds is missing or has no weight. ValueError where a score is
+    nan, or a label is neither 0 nor 1.
     """
-    s, y = np.asarray(score, float), np.asarray(positive, bool)
+    s, y = np.asarray(score, float), flags_of(positive, "labels")
     if s.ndim != 1 or s.shape != y.shape or np.isnan(s).any():
         raise ValueError(f"scores {s.shape} and labels {y.shape}: expected one length and no nan")
     w = weights_of(weight, len(s))

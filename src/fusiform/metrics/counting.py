@@ -25,6 +25,19 @@ def weights_of(weight: ArrayLike | None, n: int) -> Floats:
     return w
 
 
+def flags_of(values: ArrayLike, what: str, counted: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Yes-or-no values as bools. ValueError where a counted one is neither 0 nor 1: a -1 for "no", a 9 for "unknown"
+    and nan would all become yes."""
+    given = np.asarray(values)
+    if given.dtype == np.bool_:
+        return given
+    strange = ~((given == 0) | (given == 1))
+    if strange.any() and (counted is None or (strange & counted).any()):
+        raise ValueError(f"{what} hold values other than 0 and 1, such as {given[strange].flat[0]!r}")
+    flags: NDArray[np.bool_] = given == 1
+    return flags
+
+
 def ratio(above: ArrayLike, below: ArrayLike) -> Floats:
     """above / below, element by element; nan where below is 0."""
     a, b = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
@@ -33,6 +46,7 @@ def ratio(above: ArrayLike, below: ArrayLike) -> Floats:
 
 
 def defined_mean(values: ArrayLike) -> float:
-    """Mean of the values that are defined; nan where none is."""
-    values = np.asarray(values, float)
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    """Mean of the values that are not nan; nan where all are, or there are none."""
+    given = np.asarray(values, float)
+    defined = given[~np.isnan(given)]
+    return float(defined.mean()) if len(defined) else float("nan")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fusiform.metrics.counting import Floats, ratio, weights_of
+from fusiform.metrics.counting import Floats, flags_of, ratio, weights_of
 
 
 def nme(prediction: ArrayLike, truth: ArrayLike, normalizer: ArrayLike, visible: ArrayLike | None = None) -> Floats:
@@ -26,18 +26,19 @@ def nme(prediction: ArrayLike, truth: ArrayLike, normalizer: ArrayLike, visible:
         or with a normalizer of 0.
 
     Raises:
-        ValueError: shapes that do not fit, or a negative normalizer.
+        ValueError: shapes that do not fit, a normalizer that is negative or infinite, or a visibility other than 0 and
+            1.
     """
     p, t = np.asarray(prediction, float), np.asarray(truth, float)
     if p.shape != t.shape or p.ndim != 3:
         raise ValueError(f"points of shapes {p.shape} and {t.shape}, expected (N, K, 2) twice")
     by = np.asarray(normalizer, float)
-    if by.shape not in ((), (len(p),)) or (by < 0).any():
-        raise ValueError(f"normalizer of shape {by.shape}, expected ({len(p)},) without negative values")
+    if by.shape not in ((), (len(p),)) or (by < 0).any() or np.isinf(by).any():
+        raise ValueError(f"normalizer of shape {by.shape}, expected ({len(p)},) without negative or infinite values")
     distance = np.linalg.norm(p - t, axis=-1)
     if visible is None:
         return ratio(ratio(distance.sum(1), distance.shape[1]), by)
-    counted = np.asarray(visible, bool)
+    counted = flags_of(visible, "visible")
     if counted.shape != distance.shape:
         raise ValueError(f"visible of shape {counted.shape}, expected {distance.shape}")
     return ratio(ratio(np.where(counted, distance, 0.0).sum(1), counted.sum(1)), by)
@@ -52,18 +53,21 @@ def error_auc_fr(errors: ArrayLike, threshold: float = 0.1, weight: ArrayLike | 
     failure (Wu et al., "Look at Boundary", 2018: FR and AUC at 10 %). nan and infinite errors count as failures.
 
     Args:
-        errors: (N,), in the unit of the threshold.
-        threshold: above 0.
+        errors: (N,), 0 or more, in the unit of the threshold.
+        threshold: above 0, finite.
         weight: (N,) how often each face counts.
 
     Returns:
         (AUC in [0, 1], FR in [0, 1]); nan, nan without faces or without weight.
+
+    Raises:
+        ValueError: a negative error, another shape, or a threshold that is not above 0 and finite.
     """
-    if not threshold > 0:
+    if not 0 < threshold < np.inf:
         raise ValueError(f"threshold {threshold}, expected more than 0")
     e = np.asarray(errors, float)
-    if e.ndim != 1:
-        raise ValueError(f"errors of shape {e.shape}, expected (N,)")
+    if e.ndim != 1 or (e < 0).any():
+        raise ValueError(f"errors of shape {e.shape}, expected (N,) without negative values")
     e = np.where(np.isnan(e), np.inf, e)
     w = weights_of(weight, len(e))
     area = ratio((w * np.clip(threshold - e, 0, None)).sum(), w.sum() * threshold)

@@ -2,7 +2,8 @@
 
 Ties are counted, never interpolated: a pair is accepted when its score lies strictly above the threshold, so pairs that
 tie with the threshold are all refused. `weight` is how often each pair counts (bootstrap). A score that is nan or
-infinite is refused with ValueError: a pair that could not be scored must be decided by the caller, not by a sort.
+infinite is refused with ValueError, also where its weight is 0: a pair that could not be scored must be decided by the
+caller, not by a sort. So is a `same` that is neither 0 nor 1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusiform.errors import DataError
-from fusiform.metrics.counting import Floats
+from fusiform.metrics.counting import Floats, flags_of
 
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.floating[Any]]
@@ -24,7 +25,7 @@ Reading = Literal["at-most", "nearest"]
 
 
 def _pairs(score: ArrayLike, same: ArrayLike, weight: ArrayLike | None) -> tuple[Scores, Bools, Floats | None]:
-    s, y = np.asarray(score), np.asarray(same, bool)
+    s, y = np.asarray(score), flags_of(same, "same")
     if s.dtype not in (np.float32, np.float64):  # float32 stays: 15 million scores need not be copied to be compared
         s = s.astype(np.float64)
     w = None if weight is None else np.asarray(weight, np.float64)
@@ -184,15 +185,14 @@ def _corners(s: Scores, y: Bools) -> tuple[Floats, NDArray[np.int64], NDArray[np
     return np.concatenate([[np.inf], thresholds]), np.concatenate([[0], fp]), np.concatenate([[0], tp])
 
 
-def _rates(s: Scores, y: Bools, w: Floats | None) -> tuple[Floats, Floats, Floats]:
-    """Thresholds (all distinct scores, ascending, and one below them), FAR and FRR when accepting score > threshold."""
+def _counts(s: Scores, y: Bools, w: Floats | None) -> tuple[Floats, Floats, Floats]:
+    """Thresholds (all distinct scores, ascending, and one below them), and how many impostors are accepted and how many
+    genuine pairs refused when accepting score > threshold."""
     counted = np.ones(len(s)) if w is None else w
     values, place = np.unique(s, return_inverse=True)
-    genuine = np.bincount(place, counted * y, len(values))
-    impostor = np.bincount(place, counted * ~y, len(values))
-    frr = np.concatenate([[0.0], np.cumsum(genuine)]) / genuine.sum()
-    far = 1 - np.concatenate([[0.0], np.cumsum(impostor)]) / impostor.sum()
-    return np.concatenate([[-np.inf], values.astype(float)]), np.clip(far, 0, 1), frr
+    refused = np.concatenate([[0.0], np.cumsum(np.bincount(place, counted * y, len(values)))])
+    rejected = np.concatenate([[0.0], np.cumsum(np.bincount(place, counted * ~y, len(values)))])
+    return np.concatenate([[-np.inf], values.astype(float)]), rejected[-1] - rejected, refused
 
 
 def _one_kind(y: Bools, w: Floats | None) -> bool:
@@ -211,7 +211,8 @@ def eer(score: ArrayLike, same: ArrayLike, weight: ArrayLike | None = None) -> f
     s, y, w = _pairs(score, same, weight)
     if _one_kind(y, w):
         return float("nan")
-    _, far, frr = _rates(s, y, w)
+    _, accepted, refused = _counts(s, y, w)
+    far, frr = accepted / accepted[0], refused / refused[-1]
     gap = frr - far  # rises from -1 to 1
     right = int(np.argmax(gap >= 0))
     left = right - 1
@@ -220,12 +221,16 @@ def eer(score: ArrayLike, same: ArrayLike, weight: ArrayLike | None = None) -> f
 
 
 def eer_threshold(score: ArrayLike, same: ArrayLike) -> float:
-    """The threshold among the scores with the smallest |FAR - FRR|; the lowest on ties. nan with one kind only."""
+    """The threshold among the scores, and one below them all, with the smallest |FAR - FRR|; the lowest on ties.
+
+    Rates are compared as whole numbers, so that equal gaps are equal. All scores tied: -inf, which accepts everybody,
+    is as good as the score. nan with one kind only.
+    """
     s, y, w = _pairs(score, same, None)
     if _one_kind(y, w):
         return float("nan")
-    thresholds, far, frr = _rates(s, y, w)
-    return float(thresholds[np.argmin(np.abs(far - frr))])
+    thresholds, accepted, refused = _counts(s, y, w)
+    return float(thresholds[np.argmin(np.abs(accepted * refused[-1] - refused * accepted[0]))])
 
 
 def hter(score: ArrayLike, same: ArrayLike, threshold: float, weight: ArrayLike | None = None) -> float:

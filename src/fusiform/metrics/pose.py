@@ -14,7 +14,10 @@ def rotation_matrices(euler: ArrayLike) -> Floats:
     From object to camera, x right, y up, z to the viewer; yaw + is the subject's left, pitch + is up, roll + is
     clockwise for the viewer.
     """
-    yaw, pitch, roll = (np.radians(np.asarray(euler, float)[:, i]) for i in range(3))
+    angles = np.asarray(euler, float)
+    if angles.ndim != 2 or angles.shape[1] != 3:
+        raise ValueError(f"angles of shape {angles.shape}, expected (N, 3)")
+    yaw, pitch, roll = np.radians(angles).T
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(-pitch), np.sin(-pitch), np.cos(-roll), np.sin(-roll)
     rows = [
         [cy * cr + sy * sp * sr, -cy * sr + sy * sp * cr, sy * cp],
@@ -71,7 +74,7 @@ def _as_matrices(pose: ArrayLike) -> Floats:
 def euler_errors_degrees(prediction: ArrayLike, truth: ArrayLike) -> Floats:
     """Absolute error of each angle, (N, 3) in degrees, the short way round the circle: 179 and -179 differ by 2."""
     p, t = np.asarray(prediction, float), np.asarray(truth, float)
-    if p.shape != t.shape or p.ndim != 2:
+    if p.shape != t.shape or p.ndim != 2 or p.shape[1] != 3:
         raise ValueError(f"angles of shapes {p.shape} and {t.shape}, expected (N, 3) twice")
     errors: Floats = np.abs((p - t + 180) % 360 - 180)
     return errors
@@ -82,8 +85,9 @@ def euler_mae_degrees(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike
 
     The field's "MAE" is the mean of the three (Ruiz et al., "Fine-grained head pose estimation without keypoints",
     2018). Published codes often subtract without wrapping and leave out faces beyond 99 degrees (AFLW2000-3D): leaving
-    out is the reader's business and changes the number. nan without faces; a nan angle makes its column nan.
+    out is the reader's business and changes the number. nan without faces; a nan angle makes its column nan, unless its
+    face has weight 0.
     """
     errors = euler_errors_degrees(prediction, truth)
     w = weights_of(weight, len(errors))
-    return ratio((w[:, None] * errors).sum(0), w.sum())
+    return ratio((w[w > 0, None] * errors[w > 0]).sum(0), w.sum())

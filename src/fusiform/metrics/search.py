@@ -45,13 +45,16 @@ def search(score: ArrayLike, probe: ArrayLike, gallery: ArrayLike) -> Searches:
         gallery: (G,) people of the gallery; several entries of one person are allowed, the best one counts.
 
     Raises:
-        ValueError: shapes that do not fit, an empty gallery, scores that are nan.
+        ValueError: shapes that do not fit, an empty gallery, scores that are nan, or people who are named on one side
+            and numbered on the other.
     """
     s, p, g = np.asarray(score), np.asarray(probe), np.asarray(gallery)
     if s.ndim != 2 or s.shape != (len(p), len(g)) or not len(g):
         raise ValueError(f"scores {s.shape} of {len(p)} probes in a gallery of {len(g)}")
     if np.isnan(s).any():
         raise ValueError("scores hold nan")
+    if len(p) and (p.dtype.kind in "US") != (g.dtype.kind in "US"):
+        raise ValueError(f"probes are {p.dtype} and the gallery is {g.dtype}: nobody would be found")
     if s.dtype not in (np.float32, np.float64):
         s = s.astype(np.float64)
     own = p[:, None] == g[None]

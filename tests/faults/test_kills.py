@@ -1,0 +1,69 @@
+"""A run that is killed again and again ends with the same bytes as one that is left alone, whatever the recipe.
+
+Each start is a process of its own that is given the words of a command line (see kills.py, which is also a script).
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from kills import CASES, QUICK_CASES, Case, Killer, Starter, make_ground, needed
+
+MANY = 50
+
+
+@pytest.fixture(scope="module")
+def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
+    folder = tmp_path_factory.mktemp("kills")
+    faces, other = make_ground(folder)
+    with Starter() as starter:
+        yield Killer(folder, faces, other, starter, random.Random())
+
+
+def kill(killer: Killer, case: Case, kills: int) -> None:
+    seed = random.randrange(10**6)
+    killer.chance.seed(seed)
+    try:
+        for each in needed(case):
+            killer.whole(each)
+        killer.compare(case, kills)
+    except AssertionError as error:
+        error.add_note(f"seed {seed}")
+        raise
+
+
+def test_five_kills_of_some_recipe_change_no_byte(killer: Killer) -> None:
+    """At moments and with a recipe that nobody chose."""
+    kill(killer, random.choice(QUICK_CASES), 5)
+    assert killer.kills.total() >= 2, "the run ended before it was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=[case.called for case in CASES])
+def test_fifty_kills_over_all_recipes_change_no_byte(killer: Killer, case: Case) -> None:
+    """Workers, micro-batches, averages, a compiled network, runs that start from others, two ranks."""
+    kill(killer, case, -(-MANY // len(CASES)))
+
+
+@pytest.mark.slow
+def test_kills_while_a_checkpoint_is_written_change_no_byte(killer: Killer) -> None:
+    """Nearly every kill leaves a checkpoint half written here, because a large network takes its time."""
+    large = Case("mae-face-quick", "--vit.width 768 --vit.heads 12 --method.decoder-width 384", name="large")
+    before = killer.kills["a checkpoint half written"]
+    kill(killer, large, 10)
+    assert killer.kills["a checkpoint half written"] > before
+
+
+@pytest.mark.slow
+def test_kills_of_processes_that_are_started_anew(killer: Killer) -> None:
+    """As a user does it: nothing is forked from a process that has imported torch before."""
+    with Starter(fresh=True) as starter:
+        fresh = Killer(killer.folder, killer.faces, killer.other, starter, killer.chance)
+        kill(fresh, Case("camd-quick", "--loop.workers 2", name="anew"), 5)

@@ -123,16 +123,14 @@ class Stream:
             DataError: a face is damaged; it is not replaced by another.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
-        share = self.faces_per_step // self.world_size
-        first = place * self.faces_per_step
+        share, first = self.faces_per_step // self.world_size, place * self.faces_per_step
         together = _order(self.seed, epoch, len(self.rows))[first : first + self.faces_per_step]
         # the n-th micro-batches of all ranks, side by side, are the n-th part of what one process would go through
         chosen = together.reshape(-1, self.world_size, self.faces_per_micro_batch or share)[:, self.rank].ravel()
         ids = self.rows[chosen]
         side, size, views = self.faces.crop.size, self.image_size, self.data.views
         images = torch.empty(share, len(views), 3, size, size, dtype=torch.uint8)
-        boxes = np.empty((share, len(views), 4), np.float32)
-        flipped = np.empty((share, len(views)), np.bool_)
+        boxes, flipped = np.empty((share, len(views), 4), np.float32), np.empty((share, len(views)), np.bool_)
         colours: list[list[Recolouring]] = [[] for _ in views]
         points: list[NDArray[np.float64]] = []
         for b, (position, row) in enumerate(zip(chosen.tolist(), ids.tolist(), strict=True)):
@@ -145,6 +143,8 @@ class Stream:
                     colours[v].append(draw(rng, view.colour))
                 if marks is not None:
                     points.append(view_points(marks, box, flip, size, side))
+        # all that is drawn before all that is decoded: a decoder leaves nothing of this loop in the processor's caches
+        for b, (position, row) in enumerate(zip(chosen.tolist(), ids.tolist(), strict=True)):
             least = pixels_needed(boxes[b], size) if self.data.resampling == "fast" else None
             image = self.decoded.images[position] if self.decoded else self.faces.image(row, least)
             for v in range(len(views)):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -163,7 +163,8 @@ class Placement:
             raise DataError(
                 f"A stored placement has a matrix of shape {rows.shape} and size {size}", expected="2x3, size >= 1"
             )
-        return cls(_matrix(rows), size, name)
+        (a, b, tx), (c, d, ty) = rows.tolist()
+        return cls(_invertible(((a, b, tx), (c, d, ty))), size, name)
 
 
 def similarity(source: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
@@ -185,7 +186,7 @@ def similarity(source: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
     if src.ndim < 2 or src.shape[-1] != 2 or src.shape[-2] < 2 or dst.shape[-2:] != src.shape[-2:]:
         raise DataError(f"Points of shapes {src.shape} and {dst.shape} do not match", expected="(..., K, 2), K >= 2")
     if not (np.isfinite(src).all() and np.isfinite(dst).all()):
-        raise DataError("A landmark is not a finite number", expected="x and y in pixels for every point")
+        raise _not_finite()
     src_mean, dst_mean = src.mean(-2), dst.mean(-2)
     s, t = src - src_mean[..., None, :], dst - dst_mean[..., None, :]
     spread = (s**2).sum((-2, -1))
@@ -193,12 +194,8 @@ def similarity(source: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
         a = (s * t).sum((-2, -1)) / spread
         b = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(-1) / spread
     scale = np.hypot(a, b)
-    # below 1e-6 px of spread, or where no rotation explains the target at all, the answer would be noise
-    if not (np.all(spread > 1e-12) and np.all(np.isfinite(scale)) and np.all(scale > 1e-9)):
-        raise DataError(
-            "The landmarks of a face coincide or contradict the template, so no crop can be placed on them",
-            expected="points that spread over the face",
-        )
+    if not (np.all(spread > _LEAST_SPREAD) and np.all(np.isfinite(scale)) and np.all(scale > _LEAST_SCALE)):
+        raise _no_placement()
     out = np.empty((*scale.shape, 2, 3))
     out[..., 0, 0], out[..., 0, 1] = a, -b
     out[..., 1, 0], out[..., 1, 1] = b, a
@@ -207,12 +204,58 @@ def similarity(source: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
     return out
 
 
+_LEAST_SPREAD, _LEAST_SCALE = 1e-12, 1e-9
+"""Below 1e-6 px of spread, or where no rotation explains the target at all, the answer would be noise."""
+
+
+def _not_finite() -> DataError:
+    return DataError("A landmark is not a finite number", expected="x and y in pixels for every point")
+
+
+def _no_placement() -> DataError:
+    return DataError(
+        "The landmarks of a face coincide or contradict the template, so no crop can be placed on them",
+        expected="points that spread over the face",
+    )
+
+
+def _similarity_of_five(source: Sequence[Sequence[float]], target: Sequence[Sequence[float]]) -> Matrix:
+    """`similarity` of one face's five points, in Python's own numbers, which for so few is twenty times as fast.
+
+    The sums are taken in numpy's order, so that the last bit is the same; a test holds it to that.
+    """
+    (x0, y0), (x1, y1), (x2, y2), (x3, y3), (x4, y4) = source
+    (u0, v0), (u1, v1), (u2, v2), (u3, v3), (u4, v4) = target
+    x, y = (x0 + x1 + x2 + x3 + x4) / 5, (y0 + y1 + y2 + y3 + y4) / 5
+    u, v = (u0 + u1 + u2 + u3 + u4) / 5, (v0 + v1 + v2 + v3 + v4) / 5
+    if not math.isfinite(x + y + u + v):
+        raise _not_finite()
+    x0, x1, x2, x3, x4 = x0 - x, x1 - x, x2 - x, x3 - x, x4 - x
+    y0, y1, y2, y3, y4 = y0 - y, y1 - y, y2 - y, y3 - y, y4 - y
+    u0, u1, u2, u3, u4 = u0 - u, u1 - u, u2 - u, u3 - u, u4 - u
+    v0, v1, v2, v3, v4 = v0 - v, v1 - v, v2 - v, v3 - v, v4 - v
+    spread = (((x0 * x0 + y0 * y0) + (x1 * x1 + y1 * y1)) + ((x2 * x2 + y2 * y2) + (x3 * x3 + y3 * y3))) + x4 * x4
+    spread += y4 * y4
+    if not spread > _LEAST_SPREAD:
+        raise _no_placement()
+    a = (((x0 * u0 + y0 * v0) + (x1 * u1 + y1 * v1)) + ((x2 * u2 + y2 * v2) + (x3 * u3 + y3 * v3))) + x4 * u4
+    a = (a + y4 * v4) / spread
+    b = (x0 * v0 - y0 * u0) + (x1 * v1 - y1 * u1) + (x2 * v2 - y2 * u2) + (x3 * v3 - y3 * u3) + (x4 * v4 - y4 * u4)
+    b /= spread
+    if not _LEAST_SCALE < math.hypot(a, b) < math.inf:
+        raise _no_placement()
+    return (a, -b, u - a * x + b * y), (b, a, v - b * x - a * y)
+
+
 def place(points5: ArrayLike, onto: Template | str) -> Placement:
     """The placement that brings (5, 2) arcface-5 points of a photo onto a template with points."""
     chosen = template(onto) if isinstance(onto, str) else onto
     if not chosen.points:
         raise ConfigError(f"Template '{chosen.name}' has no points", do="use place_box, or a template like 'loose-112'")
-    return Placement(_matrix(similarity(points5, chosen.points)), chosen.size, chosen.name)
+    points = np.asarray(points5, dtype=np.float64)
+    if points.shape != (5, 2):
+        raise DataError(f"Points of shape {points.shape}", expected="(5, 2), the five of arcface-5")
+    return Placement(_invertible(_similarity_of_five(points.tolist(), chosen.points)), chosen.size, chosen.name)
 
 
 def place_box(box: ArrayLike, onto: Template | str, margin: float = BOX_MARGIN) -> Placement:
@@ -264,15 +307,14 @@ def crop(
     if block > 1:
         small = (region.shape[1] // block, region.shape[0] // block)
         region = np.asarray(cv2.resize(region, small, interpolation=cv2.INTER_AREA), np.uint8)
-    side = placement.size * dense
+    side, step = placement.size * dense, dense * block
     (a, b, tx), (c, d, ty) = placement.inverse
-    linear = np.array([[a, b], [c, d]]) / (dense * block)
-    shift = np.array([tx - left, ty - top]) / block
+    a, b, c, d = a / step, b / step, c / step, d / step
     # from continuous coordinates to OpenCV's, whose pixel centres are integers, on both sides
-    shift = shift + linear @ np.array([0.5, 0.5]) - 0.5
+    x, y = (tx - left) / block + (a * 0.5 + b * 0.5) - 0.5, (ty - top) / block + (c * 0.5 + d * 0.5) - 0.5
     warped = cv2.warpAffine(
         region,
-        np.hstack([linear, shift[:, None]]),
+        np.array(((a, b, x), (c, d, y))),
         (side, side),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=mode,
@@ -308,8 +350,8 @@ def _apply(matrix: Matrix, points: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(array @ rows[:, :2].T + rows[:, 2], dtype=np.float64)
 
 
-def _matrix(rows: NDArray[np.float64]) -> Matrix:
-    if not np.isfinite(rows).all() or abs(np.linalg.det(rows[:, :2])) < 1e-18:
+def _invertible(matrix: Matrix) -> Matrix:
+    (a, b, tx), (c, d, ty) = matrix
+    if not math.isfinite(a + b + tx + c + d + ty) or abs(a * d - b * c) < 1e-18:
         raise DataError("A placement is not finite or cannot be inverted", expected="a similarity transform")
-    (a, b, tx), (c, d, ty) = rows.tolist()
-    return (a, b, tx), (c, d, ty)
+    return matrix

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -127,8 +128,7 @@ class Stream:
         together = _order(self.seed, epoch, len(self.rows))[first : first + self.faces_per_step]
         # the n-th micro-batches of all ranks, side by side, are the n-th part of what one process would go through
         chosen = together.reshape(-1, self.world_size, self.faces_per_micro_batch or share)[:, self.rank].ravel()
-        ids = self.rows[chosen]
-        side, size, views = self.faces.crop.size, self.image_size, self.data.views
+        ids, side, size, views = self.rows[chosen], self.faces.crop.size, self.image_size, self.data.views
         images = torch.empty(share, len(views), 3, size, size, dtype=torch.uint8)
         boxes, flipped = np.empty((share, len(views), 4), np.float32), np.empty((share, len(views)), np.bool_)
         colours: list[list[Recolouring]] = [[] for _ in views]
@@ -215,8 +215,7 @@ def batches(
             the step, and the same step is prepared again.
     """
     if not (workers or (stream.decoded is None if background is None else background)):
-        for step in range(start, stop):
-            yield stream.batch(step)
+        yield from (stream.batch(step) for step in range(start, stop))
         return
     source: Iterator[FaceBatch | str] = (stream.batch(step) for step in range(start, stop))
     if workers:
@@ -278,6 +277,7 @@ class _Steps(Dataset["FaceBatch | _Failure"]):
 def _start_worker(_: int) -> None:
     # Ctrl-C is for the process that trains: it decides what is still finished
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)  # the processes are the parallelism: each would start a thread for every core
     threading.Thread(target=_die_with_parent, name="watches the training process", daemon=True).start()
 
 

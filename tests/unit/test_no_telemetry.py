@@ -13,6 +13,7 @@ CLIENTS = (
     "httpx",
     "aiohttp",
     "boto3",
+    "ray",
     "botocore",
     "s3fs",
     "huggingface_hub",

@@ -80,6 +80,9 @@ class CurateOptions:
     """Changes who is put aside."""
     follow_links: bool = False
     """Enter folders that are reached by a symbolic link."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Where photos are looked at: by processes of this machine, or on the Ray cluster that RAY_ADDRESS names. Does not
+    change the result."""
     workers: int | None = None
     """Processes; as many as there are cores when not given. Does not change the result."""
     chunk_files: int = 256
@@ -146,7 +149,7 @@ DECIDING = frozenset(
 )
 FREE = DECIDING | frozenset(
     {
-        *("workers", "chunk_files", "contact_sheet", "licence", "source", "consent", "follow_links"),
+        *("engine", "workers", "chunk_files", "contact_sheet", "licence", "source", "consent", "follow_links"),
         *("video_every", "roots", "allow_private"),
     }
 )

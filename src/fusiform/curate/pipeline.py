@@ -205,15 +205,28 @@ def _looked_at(book: Book, options: CurateOptions, models: FaceModels | None) ->
     if models is None:
         yield from (Photo(file).refuse(file.refused, file.detail) for file in book.todo())
         return
-    load = partial(face_models.load_in_worker, models, options.min_score)
-    with Workers[SourceFile, Photo](load, partial(look, options), count=options.processes) as workers:
-        answers = workers.map(book.todo(readable=True))
+    with _answers(book, options, models) as answers:
         for file in book.todo():
             if file.refused:
                 yield Photo(file).refuse(file.refused, file.detail)
                 continue
             answer = next(answers)
             yield Photo(file).refuse(answer.why, answer.detail) if isinstance(answer, Died) else answer
+
+
+@contextlib.contextmanager
+def _answers(book: Book, options: CurateOptions, models: FaceModels) -> Iterator[Iterator[Photo | Died]]:
+    """What became of each readable file, in their order."""
+    files = book.todo(readable=True)
+    if options.engine == "ray":
+        from fusiform.curate.on_ray import looked_at
+
+        with contextlib.closing(looked_at(files, options, models)) as answers:
+            yield answers
+        return
+    load = partial(face_models.load_in_worker, models, options.min_score)
+    with Workers[SourceFile, Photo](load, partial(look, options), count=options.processes) as workers:
+        yield workers.map(files)
 
 
 def crop_of(options: CurateOptions, chosen: dict[str, object]) -> Crop:
@@ -232,7 +245,7 @@ def crop_of(options: CurateOptions, chosen: dict[str, object]) -> Crop:
 
 def _settings(options: CurateOptions) -> str:
     """Version, and the settings that are not the default's, without names of folders or collections."""
-    usual, hidden = CurateOptions(), {"source", "roots", "embedder", "workers"}
+    usual, hidden = CurateOptions(), {"source", "roots", "embedder", "workers", "engine"}
     own = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in hidden}
     changed = [f"{name}={value}" for name, value in own.items() if value != getattr(usual, name)]
     return " ".join([f"fusiform {__version__} curate", *changed])

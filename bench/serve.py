@@ -40,8 +40,8 @@ HONEST = {
     "letter": {415, 503, 504},
     "cut": {422, 503, 504},
     "bomb": {413, 503, 504},
-    "huge": {413, 503, 0},
-    "endless": {413, 503, 0},
+    "huge": {413, 503, 408, 0},
+    "endless": {413, 503, 408, 0},
     "leaves": {-1, 200, 503, 504},
     "head": {408, 0},
     "trickle": {408, 503, 0},
@@ -49,6 +49,7 @@ HONEST = {
 """Statuses that each kind of request may end with; 0: the connection was closed while it was still sending, -1: it
 went away itself."""
 RAW = {"Content-Type": "application/octet-stream"}
+HUGE = bytes(30_000_000)
 
 
 @dataclass
@@ -121,7 +122,7 @@ async def _send(client: httpx.AsyncClient, kind: str, photo: bytes, other: bytes
         return await client.post("/v1/analyze?draw=png", files={"photo": photo})
     if kind == "endless":
         return await client.post("/v1/analyze", content=_endless(), headers=RAW)
-    bodies = {"letter": b"this is a letter", "cut": photo[: len(photo) // 2], "bomb": bomb(), "huge": bytes(30_000_000)}
+    bodies = {"letter": b"this is a letter", "cut": photo[: len(photo) // 2], "bomb": bomb(), "huge": HUGE}
     return await client.post("/v1/analyze", content=bodies.get(kind, photo), headers=RAW)
 
 

@@ -190,6 +190,8 @@ def damage(folder: Path) -> str | None:
         manifest = open_sealed_json(folder / "manifest.json")
         if manifest.get("format") != FORMAT:
             return f"its format is {manifest.get('format')}, this version reads {FORMAT}"
+        if not _is_manifest(manifest):
+            return "its manifest is not one that was written here"
         if folder.name != folder_name(manifest["step"]):
             return f"it was written as {folder_name(manifest['step'])}"
         if missing := [name for name in _FILES if name not in manifest["files"]]:
@@ -205,6 +207,17 @@ def damage(folder: Path) -> str | None:
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror}"
     return None
+
+
+def _is_manifest(manifest: Mapping[str, Any]) -> bool:
+    """Whether a step and files beside it are named, each with a length and a hash: a checksum does not say so."""
+    files = manifest.get("files")
+    return (
+        isinstance(manifest.get("step"), int)
+        and isinstance(files, dict)
+        and all(Path(name).name == name and isinstance(about, dict) for name, about in files.items())
+        and all(isinstance(a.get("bytes"), int) and isinstance(a.get("sha256"), str) for a in files.values())
+    )
 
 
 def read(folder: Path) -> Checkpoint:

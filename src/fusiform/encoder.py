@@ -34,6 +34,8 @@ CARD = "encoder.json"
 PUBLISHED_WEIGHTS, PUBLISHED_CARD = "model.safetensors", "config.json"
 PUBLISHED_KEY = "fusiform"
 """Under which a published `config.json`, that belongs to other libraries too, has the card."""
+MOST_PATCHES = 65_536
+"""Of an encoder that is read: 4096 pixels a side in patches of 16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +132,7 @@ class Encoder:
                     do="name the folder RUN/encoder of a finished run",
                 )
         card = open_sealed_json(folder / CARD) if names[1] == CARD else _published_card(folder / PUBLISHED_CARD)
+        _require_parts(card, folder / names[1])
         weights = (folder / names[0]).read_bytes()
         digest = hashlib.sha256(weights).hexdigest()
         if digest != card["weights_sha256"]:
@@ -143,12 +146,18 @@ class Encoder:
             raise DataError(
                 f"{folder / names[1]} has pooling {pooling!r}", expected=f"one of {', '.join(POOLINGS)}, or null"
             )
-        vit = ViT(from_json(ViTConfig(), card["vit"], where=f"{folder / names[1]}: vit"))
         try:
-            vit.load_state_dict(load_tensors(weights), strict=True)
-        except (RuntimeError, SafetensorError) as error:
+            shape = from_json(ViTConfig(), card["vit"], where=f"{folder / names[1]}: vit")
+            crop = Crop.from_dict(card["crop"])
+        except (ConfigError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise DataError(f"{folder / names[1]} does not describe an encoder: {error}") from error
+        try:
+            tensors = load_tensors(weights)
+            _require_room(shape, len(tensors), len(weights))
+            vit = ViT(shape)
+            vit.load_state_dict(tensors, strict=True)
+        except (RuntimeError, ValueError, SafetensorError) as error:
             raise WeightsError(f"{folder / names[0]} does not fit its card: {error}") from error
-        crop = Crop.from_dict(card["crop"])
         warn_of_taint(folder)
         return cls(vit.eval(), crop, name=card["name"], card=card["card"], pooling=pooling)
 
@@ -163,6 +172,29 @@ def is_published(folder: Path) -> bool:
     except ValueError:
         return True  # and `load` says what is wrong with it
     return isinstance(values, dict) and PUBLISHED_KEY in values
+
+
+PARTS: dict[str, type] = {"weights_sha256": str, "vit": dict, "crop": dict, "name": str, "card": dict}
+
+
+def _require_parts(card: Mapping[str, Any], path: Path) -> None:
+    """A fitting checksum does not say who wrote a card: what is read from it must be there."""
+    wrong = [name for name, kind in PARTS.items() if not isinstance(card.get(name), kind)]
+    if wrong:
+        raise DataError(f"{path} is no encoder's card: '{wrong[0]}' is missing or of another kind")
+
+
+def _require_room(shape: ViTConfig, tensors: int, weight_bytes: int) -> None:
+    """Raise `ValueError` where a card asks for a network that its weights cannot fill, before it is built: a card of a
+    few bytes could ask for all memory there is."""
+    least = shape.depth * 4 * shape.width**2 + 3 * shape.patch_size**2 * shape.width
+    if (
+        min(shape.depth, shape.width) < 1
+        or shape.depth > tensors
+        or (least > weight_bytes and not shape.landmark_cnn)
+        or shape.patches > MOST_PATCHES
+    ):
+        raise ValueError(f"a depth of {shape.depth}, a width of {shape.width} and {shape.patches} patches")
 
 
 def _published_card(path: Path) -> dict[str, Any]:

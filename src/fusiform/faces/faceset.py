@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from fusiform.errors import DataError, FusiformError, did_you_mean
 from fusiform.faces.decode import decode_trusted_jpeg, scaled_sides
+from fusiform.faces.index_check import wrong_with
 from fusiform.measurement import Crop
 
 FORMAT, VERSION = "fusiform-set", 1
@@ -373,7 +374,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
         )
     wanted = {"name": str, "crop": dict, "faces": int, "files": dict}
     wrong = [name for name, kind in wanted.items() if not isinstance(info.get(name), kind)]
-    if wrong or INDEX_FILE not in info["files"]:
+    if wrong or not isinstance(info["files"].get(INDEX_FILE), dict):
         raise DataError(f"'{folder / SET_FILE}' lacks {wrong or INDEX_FILE}", do=RUN_AGAIN)
     return info
 
@@ -382,19 +383,16 @@ def _read_index(folder: Path, info: dict[str, Any], *, hashed: bool) -> pa.Table
     """The mapped copy where there is one, else the Parquet file. Both are compared with their sha256 if `hashed`:
     neither format sees a flipped bit by itself."""
     name = MAPPED_FILE if (folder / MAPPED_FILE).is_file() else INDEX_FILE
-    file, recorded = folder / name, info["files"].get(name, {})
+    file, recorded = folder / name, info["files"].get(name) or {}
     try:
         if file.stat().st_size != recorded.get("bytes") or (hashed and file_sha256(file) != recorded.get("sha256")):
             raise DataError(f"The index '{file}' is damaged", expected="the bytes that set.json tells of", do=RUN_AGAIN)
-        table = (
-            pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-            if name == MAPPED_FILE
-            else pq.read_table(file).cast(INDEX_SCHEMA)
-        )
-    except FileNotFoundError:
-        raise DataError(f"The set '{folder}' has lost its index ({INDEX_FILE})", do=RUN_AGAIN) from None
+        mapped = pa.ipc.open_file(pa.memory_map(str(file))) if name == MAPPED_FILE else None
+        table = pq.read_table(file).cast(INDEX_SCHEMA) if mapped is None else mapped.read_all()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"The index '{file}' cannot be read ({error})", do=RUN_AGAIN) from error
-    if table.schema.names != INDEX_SCHEMA.names:
-        raise DataError(f"The index '{file}' has other columns", expected=", ".join(INDEX_SCHEMA.names))
+        lost = f"set '{folder}' has lost its index ({INDEX_FILE})"
+        what = lost if isinstance(error, FileNotFoundError) else f"index '{file}' cannot be read ({error})"
+        raise DataError(f"The {what}", do=RUN_AGAIN) from error
+    if problem := wrong_with(table, INDEX_SCHEMA, values=hashed):
+        raise DataError(f"The index '{file}' {problem}", do=RUN_AGAIN)
     return table

@@ -34,7 +34,7 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-LINGER_SECONDS, LINGER_BYTES = 3.0, 64_000_000
+LINGER_SECONDS, LINGER_BYTES = 10.0, 64_000_000
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 """What needs no key; and what is below /static/: the page, which asks for the key itself."""
 

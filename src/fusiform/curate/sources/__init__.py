@@ -132,8 +132,18 @@ def refused(container: SourceFile, reason: str, detail: str) -> SourceFile:
 
 
 def read(file: SourceFile) -> Content:
-    """The bytes of a member. Raises `MemberRefused`, `DataError` or what parsers throw."""
-    content = import_module(KINDS[file.inside[0]]).read(file)
+    """The bytes of a member.
+
+    Raises:
+        MemberRefused, DataError: with the reason; `damaged-archive` for whatever a parser of hostile bytes throws.
+        MemoryError: of a worker's limit.
+    """
+    try:
+        content = import_module(KINDS[file.inside[0]]).read(file)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # parsers meet hostile bytes with any exception there is
+        raise MemberRefused("damaged-archive", f"{type(error).__name__}: {error}"[:300]) from error
     assert isinstance(content, Content)
     return content
 

@@ -58,7 +58,7 @@ def _member(
     if scheme != "file":
         return SourceFile(name, container.path, 0, 0, "unsupported-address", f"{printable(address)[:200]}")
     path = unquote(urlsplit(address).path) if "://" in address else address
-    real = os.path.realpath(os.path.join(roots[0], path))
+    real = os.path.realpath(os.path.join(roots[0], path.replace("\0", "")))
     if "\0" in path or not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
         return SourceFile(name, container.path, 0, 0, "outside-roots", "--roots names folders that may be read from")
     try:

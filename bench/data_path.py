@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from bench.rows import Row
+from bench.rows import Row, Work
 from fusiform.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from fusiform.faces.align import crop, place, similarity, template
 from fusiform.faces.shards import StoredFace, commit_chunk, finish_set
@@ -47,18 +47,42 @@ def _alignment() -> Iterator[Row]:
     points = [target * 1.1 + 40 + rng.normal(0, 3, (5, 2)) for _ in range(FACES)]
     together = np.stack(points)
 
-    def theirs() -> list[np.ndarray]:
-        return [cv2.warpAffine(photo, _umeyama(p, target), (112, 112), flags=cv2.INTER_LINEAR) for p in points]
+    def warped(transform: Callable[[np.ndarray], np.ndarray]) -> Work:
+        return lambda: [cv2.warpAffine(photo, transform(p), (112, 112), flags=cv2.INTER_LINEAR) for p in points]
 
-    np.testing.assert_allclose(
-        similarity(together, target), np.stack([_umeyama(p, target) for p in points]), rtol=0, atol=1e-6
+    def lean(p: np.ndarray) -> np.ndarray:
+        return _umeyama(p, target)
+
+    np.testing.assert_allclose(similarity(together, target), np.stack([lean(p) for p in points]), rtol=0, atol=1e-6)
+    yield Row(
+        *("T12", "alignment: the transforms of a batch"),
+        *(lambda: [lean(p) for p in points], lambda: similarity(together, target), 2.5, 3.0, FACES),
     )
-    matrices = [lambda: [_umeyama(p, target) for p in points], lambda: similarity(together, target)]
-    yield Row("T12", "alignment: the transforms of a batch", *matrices, 2.5, 3.0, FACES)
-    bare = [lambda: theirs(), lambda: [crop(photo, place(p, onto), sampling="bilinear") for p in points]]
-    yield Row("T12", "alignment: transform and bilinear crop, face by face", *bare, 2.5, 3.0, FACES)
-    careful = [lambda: theirs(), lambda: [crop(photo, place(p, onto)) for p in points]]
+
+    def ours() -> list[np.ndarray]:
+        return [crop(photo, place(p, onto), sampling="bilinear") for p in points]
+
+    what = "alignment: transform and bilinear crop, face by face"
+    estimated = _scikit_image(target)
+    if estimated is not None:
+        yield Row("T12", f"{what}; scikit-image", warped(estimated), ours, 2.5, 3.0, FACES)
+    yield Row("T12", f"{what}; Umeyama in numpy", warped(lean), ours, None, None, FACES)
+    careful = [warped(lean), lambda: [crop(photo, place(p, onto)) for p in points]]
     yield Row("T12", "alignment: the same with our antialiased crop (another picture)", *careful, None, None, FACES)
+
+
+def _scikit_image(target: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The estimate that recognition codes take from scikit-image; None where `make bench` did not install it."""
+    try:
+        from skimage.transform import SimilarityTransform
+    except ImportError:
+        return None
+
+    def estimate(p: np.ndarray) -> np.ndarray:
+        found = SimilarityTransform.from_estimate(p, target)
+        return np.asarray(found.params[:2])
+
+    return estimate
 
 
 def _umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ help:
 	@echo "make demo-long  the same with more faces and an hour of pre-training"
 	@echo "make test       the tests, about 5 minutes on two cores"
 	@echo "make test-all   the slow ones too"
-	@echo "make fuzz       damaged and hostile files through every reader, some minutes; ROUNDS=, SEED="
+	@echo "make fuzz       damaged and hostile files through every reader, some minutes; ROUNDS=, SECONDS=, ONLY="
 	@echo "make docs       the documentation as a site"
 	@echo "make check      lint, formatting, types"
 	@echo "make bench      timings, side by side"
@@ -51,8 +51,11 @@ bench: $(STAMP)
 bench-methods: $(STAMP)
 	$(BIN)/python -m bench.methods --out "$(or $(OUT),bench-methods)" --seeds $(or $(SEEDS),3) --budget $(or $(BUDGET),1)
 
+# mutations blindly, then led by coverage; ONLY='picture shard' names targets
 fuzz: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzzing.py --rounds $(or $(ROUNDS),3000) --seed $(or $(SEED),0)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[fuzz]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzzing.py --rounds $(or $(ROUNDS),1000) --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/guided.py --seconds $(or $(SECONDS),30) $(if $(ONLY),--only $(ONLY))
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[docs]'

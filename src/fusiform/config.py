@@ -207,6 +207,9 @@ class OptimConfig:
     """AdamW's momenta."""
     layer_decay: float | None = field(default=None, metadata=LATER)
     """Factor on the learning rate from each of the encoder's layers to the one before it; None: one rate for all."""
+    muon: float | None = field(default=None, metadata=LATER)
+    """Muon moves the matrices of transformer blocks, at this multiple of the learning rate; AdamW the rest. None: AdamW
+    moves everything."""
     clip: float | None = None
     """Largest global gradient norm; None does not clip."""
     clip_each: float | None = None

@@ -26,6 +26,7 @@ from fusiform.config import Recipe, ViTConfig
 from fusiform.methods.method import Method
 from fusiform.nn.teacher import Teacher
 from fusiform.nn.vit import ViT
+from fusiform.optim import in_block, muon_flops
 
 SMALL = (2, 4, 6)
 """Micro-batches that are counted. A larger one follows from them by the polynomial of degree two through the three:
@@ -86,10 +87,12 @@ class Cost:
     """Faces that the losses see at once."""
     parameters: Parameters
     memory: Memory
+    update: float = 0.0
+    """FLOPs of an update of the weights that are worth counting: Muon's matrix products."""
 
     def of_step(self, recipe: Recipe) -> float:
         """FLOPs of one optimizer step."""
-        return self.training * recipe.optim.faces_per_step
+        return self.training * recipe.optim.faces_per_step + self.update
 
 
 class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -104,6 +107,8 @@ class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return _blank(args[1], (args[1].shape[0], args[2].shape[1]))
         if name in ("bmm", "baddbmm"):
             a, b = args[-2:]
+            if "out" in kwargs:
+                return kwargs["out"].zero_()
             return _blank(a, (*a.shape[:2], b.shape[2]))
         if name in ("convolution", "convolution_backward"):
             with torch.device("meta"):
@@ -143,6 +148,9 @@ def cost(recipe: Recipe) -> Cost:
         micro_batch=size,
         parameters=count_parameters(method),
         memory=_memory(recipe, method, kept),
+        update=0.0
+        if recipe.optim.muon is None
+        else float(muon_flops((n, p) for n, p in method.named_parameters() if in_block(n, p))),
     )
 
 
@@ -271,6 +279,8 @@ def _extrapolate(sizes: tuple[int, ...], counts: tuple[int, ...], at: int) -> fl
 def _memory(recipe: Recipe, method: Method, kept: float) -> Memory:
     held = [t for m in (method, *_unregistered(method)) for t in (*m.parameters(), *m.buffers())]
     unique = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    trained = sum(4 * p.numel() for p in method.parameters() if p.requires_grad)
+    moved = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    trained = sum(4 * p.numel() for p in moved.values())
+    moments = sum((4 if recipe.optim.muon is not None and in_block(n, p) else 8) * p.numel() for n, p in moved.items())
     averaged = sum(4 * p.numel() for p in method.encoder.parameters()) if recipe.optim.ema is not None else 0
-    return Memory(sum(unique.values()), trained, 2 * trained + averaged, kept)
+    return Memory(sum(unique.values()), trained, moments + averaged, kept)

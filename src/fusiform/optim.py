@@ -1,8 +1,8 @@
-"""How weights move: parameter groups, AdamW, clipping, and an optimizer's state as named tensors."""
+"""How weights move: parameter groups, AdamW, Muon, clipping, and the optimizers' state as named tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -91,6 +91,44 @@ def adamw(
     )
 
 
+def in_block(name: str, parameter: nn.Parameter) -> bool:
+    """Whether this is a matrix of a transformer block, the encoder's or a decoder's: what Muon moves."""
+    return parameter.ndim == 2 and any(part.endswith("blocks") for part in name.split("."))
+
+
+def muon(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float, factor: float
+) -> torch.optim.Muon:
+    """Muon over matrices: momentum of .95 with Nesterov's look ahead, then the nearest matrix whose singular values are
+    all alike (Jordan et al. 2024; torch's implementation, five Newton-Schulz steps in bf16).
+
+    An update is as long as AdamW's usually is (.2 sqrt(larger side), Liu et al., "Muon is Scalable for LLM Training",
+    arXiv 2502.16982, section 2.2) times `factor`. Weight decay is that of AdamW at `lr`.
+
+    Args:
+        named_parameters: matrices; those without `requires_grad` are left out.
+        factor: on `lr`, the group's `lr_scale`.
+    """
+    group = {
+        "params": [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad],
+        "lr": lr * factor,
+        "lr_scale": factor,
+        "weight_decay": weight_decay / factor,
+        "decay_share": 1 / factor,
+    }
+    return torch.optim.Muon([group], lr=lr * factor, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+
+
+MUON_STEPS = 5
+"""Newton-Schulz steps of an update."""
+
+
+def muon_flops(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> int:
+    """FLOPs of the Newton-Schulz steps of one update of matrices (a, b), a <= b: 5 (4 a² b + 2 a³) each."""
+    sides = [sorted(p.shape) for _, p in named_parameters if p.requires_grad]
+    return sum(MUON_STEPS * (4 * a * a * b + 2 * a**3) for a, b in sides)
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the learning rate `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
@@ -157,15 +195,16 @@ def _norms(gradients: list[Tensor]) -> list[Tensor]:
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, named_parameters: Mapping[str, nn.Parameter]
+    optimizers: Sequence[torch.optim.Optimizer], named_parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The optimizer's state as `<parameter>.<quantity>` -> tensor (not copied), to be saved without pickle.
+    """The optimizers' state as `<parameter>.<quantity>` -> tensor (not copied), to be saved without pickle.
 
     Learning rates and decay are not in it: they follow from the config and the step.
     """
     names: dict[Tensor, str] = {parameter: name for name, parameter in named_parameters.items()}
     return {
         f"{names[parameter]}.{quantity}": torch.as_tensor(value)
+        for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for quantity, value in state.items()
         if value is not None
@@ -174,19 +213,22 @@ def optimizer_tensors(
 
 @torch.no_grad()
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, named_parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+    optimizers: Sequence[torch.optim.Optimizer],
+    named_parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """The counterpart of `optimizer_tensors`: afterwards the state is equal bit for bit.
 
     A parameter without any entry keeps an empty state, because it had none: it never got a gradient.
 
     Raises:
-        DataError: an entry belongs to no parameter of this optimizer, has another shape, or some of a parameter's
+        DataError: an entry belongs to no parameter of these optimizers, has another shape, or some of a parameter's
             entries are missing.
     """
-    fused = {p: bool(group.get("fused")) for group in optimizer.param_groups for p in group["params"]}
-    names = {name: parameter for name, parameter in named_parameters.items() if parameter in fused}
-    optimizer.state.clear()
+    owner = {p: (o, bool(g.get("fused"))) for o in optimizers for g in o.param_groups for p in g["params"]}
+    names = {name: parameter for name, parameter in named_parameters.items() if parameter in owner}
+    for optimizer in optimizers:
+        optimizer.state.clear()
     for key, stored in tensors.items():
         name, _, quantity = key.rpartition(".")
         if name not in names:
@@ -195,8 +237,9 @@ def load_optimizer_tensors(
                 do=did_you_mean(name, names),
             )
         parameter = names[name]
+        optimizer, fused = owner[parameter]
         if quantity == "step":  # a count; fused kernels want it beside the parameter
-            value = stored.clone().to(parameter.device if fused[parameter] else stored.device)
+            value = stored.clone().to(parameter.device if fused else stored.device)
         elif stored.shape != parameter.shape:
             raise DataError(
                 f"Optimizer state '{key}' has the shape {tuple(stored.shape)}", expected=str(tuple(parameter.shape))
@@ -204,7 +247,10 @@ def load_optimizer_tensors(
         else:
             value = torch.empty_like(parameter, dtype=stored.dtype).copy_(stored)
         optimizer.state[parameter][quantity] = value
-    quantities = set().union(*(state.keys() for state in optimizer.state.values()))
-    for name, parameter in names.items():
-        if missing := quantities - optimizer.state[parameter].keys() if parameter in optimizer.state else set():
-            raise DataError(f"The checkpoint lacks {', '.join(sorted(missing))} of '{name}' in the optimizer's state")
+    for optimizer in optimizers:
+        quantities = set().union(*(state.keys() for state in optimizer.state.values()))
+        for name, parameter in names.items():
+            if parameter in optimizer.state and (missing := quantities - optimizer.state[parameter].keys()):
+                raise DataError(
+                    f"The checkpoint lacks {', '.join(sorted(missing))} of '{name}' in the optimizer's state"
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,38 @@ from fusiform.optim import (
     adamw,
     clip_and_norm,
     clip_each,
+    in_block,
     load_optimizer_tensors,
+    muon,
     optimizer_tensors,
     set_lr,
     set_weight_decay,
 )
 from fusiform.parallel import Spread, checkpoint_activations, whole_vit
 from fusiform.world import World
+
+
+def optimizers(
+    trained: Mapping[str, nn.Parameter], recipe: Recipe, method: Method
+) -> tuple[torch.optim.Optimizer, ...]:
+    """AdamW; and Muon for the matrices of blocks, if the recipe asks for it."""
+    optim = recipe.optim
+    matrices = {n: p for n, p in trained.items() if optim.muon is not None and in_block(n, p)}
+    if matrices and optim.layer_decay is not None:
+        raise ConfigError("Layer decay and Muon at once", do="leave out --optim.muon or --optim.layer-decay")
+    others = adamw(
+        [(name, parameter) for name, parameter in trained.items() if name not in matrices],
+        lr=optim.peak_lr,
+        weight_decay=optim.weight_decay,
+        betas=optim.betas,
+        layer_decay=optim.layer_decay,
+        depth=recipe.vit.depth,
+        no_decay=method.no_decay,
+        decay_shares=method.decay_shares,
+    )
+    if not matrices or optim.muon is None:
+        return (others,)
+    return others, muon(matrices.items(), optim.peak_lr, optim.weight_decay, optim.muon)
 
 
 class Training:
@@ -60,16 +86,7 @@ class Training:
             checkpoint_activations(method)
         self.spread = Spread(method, self.averaged, world, recipe.loop.sharding) if world else None
         self.trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
-        self.optimizer = adamw(
-            self.trained.items(),
-            lr=optim.peak_lr,
-            weight_decay=optim.weight_decay,
-            betas=optim.betas,
-            layer_decay=optim.layer_decay,
-            depth=recipe.vit.depth,
-            no_decay=method.no_decay,
-            decay_shares=method.decay_shares,
-        )
+        self.optimizers = optimizers(self.trained, recipe, method)
         self.last_good: Path | None = None
         """Newest checkpoint: what an error names."""
         if recipe.loop.compile:
@@ -84,17 +101,20 @@ class Training:
         """One optimizer step. Returns what there is to log of this rank, still as tensors: reading them can wait."""
         torch.manual_seed(clock.stream_of_rank("torch"))
         self.method.train()
-        set_lr(self.optimizer, self.lr(clock))
-        set_weight_decay(self.optimizer, self.weight_decay(clock))
+        for optimizer in self.optimizers:
+            set_lr(optimizer, self.lr(clock))
+            set_weight_decay(optimizer, self.weight_decay(clock))
         losses = self._backward(batch, clock, world)
-        each = self.recipe.optim.clip_each is not None  # looks at gradients after they were clipped together
-        norm = clip_and_norm(self.trained.values(), self.recipe.optim.clip, optimizer=None if each else self.optimizer)
+        # only a lone optimizer may divide gradients by itself, where nobody looks at them after they were clipped
+        lone = self.optimizers[0] if len(self.optimizers) == 1 and self.recipe.optim.clip_each is None else None
+        norm = clip_and_norm(self.trained.values(), self.recipe.optim.clip, optimizer=lone)
         if not torch.isfinite(norm):
             raise self._diverged(losses, norm, batch, clock)
         if self.recipe.optim.clip_each is not None:
             clip_each(self.trained.values(), self.recipe.optim.clip_each)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.method.after_step(clock)
         if self.averaged is not None:
             self.averaged.follow(self.method.encoder, self.recipe.optim.ema or 0.0)
@@ -133,7 +153,7 @@ class Training:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name; under FSDP this rank's parts of it."""
         named = {f"method.{k}": v for k, v in self.method.state_dict().items()}
-        named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer, self.trained).items()}
+        named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizers, self.trained).items()}
         if self.averaged is not None:
             named |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         return named
@@ -167,7 +187,7 @@ class Training:
             except RuntimeError as error:
                 raise WeightsError(f"Checkpoint {folder} does not fit the recipe: {error}") from error
         moments = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
-        load_optimizer_tensors(self.optimizer, self.trained, moments)
+        load_optimizer_tensors(self.optimizers, self.trained, moments)
 
     def encoder(self, faces: FaceSet) -> Encoder:
         """The product: the averaged encoder where there is one, else the trained one."""

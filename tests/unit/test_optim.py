@@ -188,7 +188,7 @@ def test_state_round_trip_continues_bit_for_bit() -> None:
     first = mlp()
     stopped = adamw(first.named_parameters(), 1e-2, 0.05, BETAS)
     train(first, stopped, range(3))
-    stored = {k: v.clone() for k, v in optimizer_tensors(stopped, dict(first.named_parameters())).items()}
+    stored = {k: v.clone() for k, v in optimizer_tensors((stopped,), dict(first.named_parameters())).items()}
     assert sorted(k for k in stored if k.startswith("0.weight.")) == [
         "0.weight.exp_avg",
         "0.weight.exp_avg_sq",
@@ -197,7 +197,7 @@ def test_state_round_trip_continues_bit_for_bit() -> None:
     second = mlp(seed=9)
     second.load_state_dict(first.state_dict())
     resumed = adamw(second.named_parameters(), 1e-2, 0.05, BETAS)
-    load_optimizer_tensors(resumed, dict(second.named_parameters()), stored)
+    load_optimizer_tensors((resumed,), dict(second.named_parameters()), stored)
     train(second, resumed, range(3, 6))
 
     for a, b in zip(straight.parameters(), second.parameters(), strict=True):
@@ -208,12 +208,12 @@ def test_loading_copies_and_keeps_nothing_of_the_old_state() -> None:
     model = mlp()
     optimizer = adamw(model.named_parameters(), 1e-2, 0.05, BETAS)
     train(model, optimizer, range(1))
-    stored = {k: v.clone() for k, v in optimizer_tensors(optimizer, dict(model.named_parameters())).items()}
-    load_optimizer_tensors(optimizer, dict(model.named_parameters()), stored)
+    stored = {k: v.clone() for k, v in optimizer_tensors((optimizer,), dict(model.named_parameters())).items()}
+    load_optimizer_tensors((optimizer,), dict(model.named_parameters()), stored)
     kept = {k: v.clone() for k, v in stored.items()}
     train(model, optimizer, range(1, 3))
     assert all(torch.equal(stored[k], kept[k]) for k in kept), "training must not write into the checkpoint's tensors"
-    load_optimizer_tensors(optimizer, dict(model.named_parameters()), {})
+    load_optimizer_tensors((optimizer,), dict(model.named_parameters()), {})
     assert not optimizer.state
 
 
@@ -222,11 +222,11 @@ def test_state_that_does_not_fit_is_refused() -> None:
     optimizer = adamw(model.named_parameters(), 1e-2, 0.05, BETAS)
     train(model, optimizer, range(1))
     parameters = dict(model.named_parameters())
-    stored = optimizer_tensors(optimizer, parameters)
+    stored = optimizer_tensors((optimizer,), parameters)
     with pytest.raises(DataError, match=r"for '0.wieght'.*Did you mean '0.weight'"):
-        load_optimizer_tensors(optimizer, parameters, {**stored, "0.wieght.exp_avg": torch.zeros(16, 5)})
+        load_optimizer_tensors((optimizer,), parameters, {**stored, "0.wieght.exp_avg": torch.zeros(16, 5)})
     with pytest.raises(DataError, match=r"has the shape \(4, 4\). Expected: \(16, 5\)"):
-        load_optimizer_tensors(optimizer, parameters, {**stored, "0.weight.exp_avg": torch.zeros(4, 4)})
+        load_optimizer_tensors((optimizer,), parameters, {**stored, "0.weight.exp_avg": torch.zeros(4, 4)})
     lacking = {k: v for k, v in stored.items() if k != "3.bias.exp_avg_sq"}
     with pytest.raises(DataError, match=r"lacks exp_avg_sq of '3.bias'"):
-        load_optimizer_tensors(optimizer, parameters, lacking)
+        load_optimizer_tensors((optimizer,), parameters, lacking)

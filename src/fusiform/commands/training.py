@@ -218,7 +218,8 @@ def show(words: list[str]) -> int:
         "patches per face": f"{recipe.vit.patches}, {len(recipe.data.views)} view{'s' * (len(recipe.data.views) > 1)}",
         "training, one face": f"{found.training / 1e9:.3f} GFLOP ({found.forward / 1e9:.3f} forward), "
         f"in micro-batches of {found.micro_batch}",
-        "training, one step": f"{found.of_step(recipe) / 1e12:.3f} TFLOP for {faces:,} faces",
+        "training, one step": f"{found.of_step(recipe) / 1e12:.3f} TFLOP for {faces:,} faces"
+        + (f", {found.update / 1e12:.3f} of them Muon's" if found.update else ""),
         "inference, one face": f"{found.inference / 1e9:.3f} GFLOP",
         "memory, any batch": f"{_mib(needs.fixed)}: weights {_mib(needs.weights)}, gradients {_mib(needs.gradients)}, "
         f"optimizer {_mib(needs.optimizer)}",
@@ -226,7 +227,8 @@ def show(words: list[str]) -> int:
         f"{_mib(needs.activations * found.micro_batch)} for a micro-batch",
         "peak learning rate": f"{optim.peak_lr:.3g}",
         "a million faces": ", ".join(
-            f"{hours(found.training * optim.epochs * 1e6, gpu):,.1f} hours of one {gpu}" for gpu in PEAK_BF16
+            f"{hours(found.of_step(recipe) / faces * optim.epochs * 1e6, gpu):,.1f} hours of one {gpu}"
+            for gpu in PEAK_BF16
         )
         + f" for {optim.epochs:g} epochs",
     }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusiform.config import ViTConfig
-from fusiform.nn.attention import attention
+from fusiform.nn.attention import self_attention
 from fusiform.nn.landmark_cnn import LandmarkCNN
 from fusiform.nn.landmark_patches import RELEASED_SHIFT, sample_patches
 from fusiform.nn.norms import LayerScale
@@ -41,10 +41,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, queries_from: int = 0) -> Tensor:
         B, L, _ = x.shape
         qkv = self.qkv(x).reshape(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        if x.device.type == "cpu":  # one copy here, or each of the products copies its operands for itself
-            qkv = qkv.contiguous()
-        q, k, v = qkv.unbind(0)
-        out = attention(q[:, :, queries_from:], k, v, self.scale)
+        out = self_attention(qkv, self.scale, queries_from)
         out = self.proj(out.transpose(1, 2).reshape(B, L - queries_from, -1))
         return F.dropout(out, self.dropout, self.training)
 

@@ -208,7 +208,7 @@ def test_batches_and_threads_change_nothing(analyzer):
 def test_only_trained_tasks_are_offered(analyzer, made):
     assert analyzer.tasks == ("affect", "expression", "head-pose")
     with pytest.raises(ConfigError, match="fusiform head parsing --encoder"):
-        analyzer.head("parsing")
+        analyzer.require("parsing")
     with pytest.raises(ConfigError, match="Did you mean 'head-pose'"):
         load(made, tasks=["headpose"], models=SquareModels())
     assert analyzer.only(["affect"])(photo((20, 15, 30)))[0].pose is None
@@ -262,3 +262,42 @@ def test_real_photos_give_points_on_the_face(data_dir, weights_dir, monkeypatch,
         assert inside.mean() > 0.9
         assert each[0].presence > 0.5
         assert each[0].answers == {}
+
+
+def test_pose_comes_from_the_landmarks_where_there_is_no_head():
+    from fusiform import metrics
+    from fusiform.infer.posing import MEAN_FACE, pose_of_points
+
+    rng = np.random.default_rng(4)
+    for truth in rng.uniform((-60, -30, -180), (60, 30, 180), (20, 3)):
+        turned = MEAN_FACE @ metrics.rotation_matrices(truth[None])[0].T
+        seen = 170 * turned[:, :2] * (1, -1) + (900, 40)
+        np.testing.assert_allclose(pose_of_points(seen + rng.normal(0, 0.5, seen.shape)), truth, atol=1.5)
+    assert pose_of_points(rng.normal(size=(68, 2))) is None  # no face
+    assert pose_of_points(np.full((68, 2), np.nan)) is None
+    assert pose_of_points(np.ones((68, 2))) is None
+    assert pose_of_points(np.ones((5, 2))) is None
+
+
+def test_pose_from_landmarks_of_portraits_is_frontal(data_dir, weights_dir, made):
+    """The people of the London set look into the camera."""
+    folder = data_dir / "real" / "london" / "images"
+    if not folder.is_dir():
+        pytest.skip(f"no photos at {folder}")
+    analyzer = load(made, tasks=["affect"])
+    found = analyzer(sorted(folder.glob("*neutral.jpg"))[:8])
+    pose = np.array([(f.pose.yaw, f.pose.pitch, f.pose.roll) for photo in found for f in photo])
+    assert len(pose) == 8
+    assert all(face.pose.source == "landmark model" for photo in found for face in photo)
+    yaw, pitch, roll = np.median(pose, axis=0)
+    assert abs(yaw) < 3
+    assert abs(roll) < 3
+    assert abs(pitch) < 9  # where zero is depends on the head that was rendered: +6 on these
+    assert np.abs(pose).max() < 20
+    from PIL import ImageOps
+
+    path = sorted(folder.glob("*neutral.jpg"))[0]
+    mirrored = analyzer(ImageOps.mirror(Image.open(path)))[0].pose
+    assert mirrored.yaw == pytest.approx(-pose[0, 0], abs=2.5)
+    rolled = analyzer(Image.open(path).rotate(-20, expand=True, fillcolor=(128, 128, 128)))[0].pose
+    assert rolled.roll - pose[0, 2] == pytest.approx(20, abs=3)  # clockwise for the viewer

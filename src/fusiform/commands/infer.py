@@ -18,6 +18,7 @@ from fusiform.cli import parse
 from fusiform.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from fusiform.infer.analyzer import Analyzer
     from fusiform.infer.results import Photo
 
 
@@ -29,7 +30,8 @@ class InferFlags:
     photos: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Photos, folders, archives, videos."""
     model: Path
-    """Folder that `fusiform head` wrote; an encoder's folder or a finished run gives box, points and embedding."""
+    """Folder that `fusiform head` wrote; an encoder's folder or a finished run gives box, points, pose and embedding.
+    Or an .onnx file of `fusiform export`, or a folder of them: onnxruntime then answers."""
     json: Path | None = None
     """One JSON object a photo and line; - prints them."""
     csv: Path | None = None
@@ -55,17 +57,17 @@ def infer(words: list[str]) -> int:
     for place in flags.photos:
         if not place.exists():
             raise DataError(f"There is no photo or folder '{place}'", expected="photos, folders, archives, videos")
-    from fusiform.infer.analyzer import load
-    from fusiform.world import tune_cpu
+    from fusiform.infer.analyzer import load, onnx_files
 
     analyzer = load(flags.model, tasks=flags.tasks or None, device=flags.device, min_face=flags.min_face)
-    tune_cpu(next(analyzer.encoder.vit.parameters()).device)
+    if not onnx_files(flags.model):
+        from fusiform.world import tune_cpu
+
+        tune_cpu(next(analyzer.encoder.vit.parameters()).device)
     for note in analyzer.finder_notes:
         sys.stderr.write(note + "\n")
-    if not analyzer.tasks:
-        sys.stderr.write(
-            "This model has no trained heads: boxes, points and embeddings only (fusiform head TASK trains one).\n"
-        )
+    for line in _offered(analyzer, flags.model):
+        sys.stderr.write(line + "\n")
     counted: Counter[str] = Counter()
     shown = analyzer.stream(flags.photos, video_every=flags.video_every, keep_pixels=flags.draw is not None)
     with _Outputs(flags, analyzer.heads) as out:
@@ -82,6 +84,25 @@ def infer(words: list[str]) -> int:
             out.take(photo)
     sys.stderr.write("; ".join(f"{count:,} {what}" for what, count in counted.items()) + "\n")
     return 0
+
+
+def _offered(analyzer: Analyzer, model: Path) -> list[str]:
+    """What is answered, and how the rest is had."""
+    from fusiform.infer.typed import ON_RENDERED
+
+    with_points = not any("No landmark model" in note for note in analyzer.finder_notes)
+    found = ["box", "points", *["head pose from the points"] * with_points, "embedding"]
+    heads = {head.task or name for name, head in analyzer.heads.items()}
+    said = [f"Answered: {', '.join([*found, *analyzer.tasks])}."]
+    missing = [task for task in ON_RENDERED if task not in heads]
+    if missing and not heads:
+        out = model if (model / "heads").is_dir() else "MODEL"
+        said += [
+            f"For {', '.join(missing)} this model has no trained head. Rendered faces have labels for all of them:",
+            "    fusiform render --faces 2000 --out RENDERED",
+            f"    fusiform head TASK --encoder {model} --data RENDERED --out {out}",
+        ]
+    return said
 
 
 class _Outputs:
@@ -141,11 +162,13 @@ def _say(photo: Photo) -> None:
 
     for number, face in enumerate(photo):
         box = " ".join(f"{v:.0f}" for v in face.box)
-        sys.stdout.write(f"{photo.name} face {number}: box {box}; {'; '.join(words(face)) or 'no heads'}\n")
+        sys.stdout.write(f"{photo.name} face {number}: box {box}; {'; '.join(words(face)) or 'nothing else'}\n")
     if not photo.refused and not photo.faces:
         sys.stdout.write(f"{photo.name}: no face\n")
 
 
+_FOUND = "found"
+"""What the landmark model's points say, in the place of a head's name."""
 _FIRST = ("photo", "seconds", "refused", "face", "x0", "y0", "x1", "y1", "score")
 
 
@@ -157,6 +180,8 @@ def _columns(heads: Any) -> list[str]:
         "Age": ("years",),
     }
     out = list(_FIRST)
+    if not any(head.kind == "HeadPose" for head in heads.values()):
+        out += [f"{_FOUND}:{angle}" for angle in named["HeadPose"]]
     for name, head in heads.items():
         if head.kind in ("Alignment", "OwnPoints", "Parsing"):
             continue  # hundreds of numbers a face: the JSON has them
@@ -172,6 +197,8 @@ def _rows(photo: Photo, columns: list[str]) -> Iterator[list[Any]]:
         yield [*first, *[""] * (len(columns) - len(first))]
     for number, face in enumerate(photo):
         values: dict[str, Any] = {}
+        if face.found_pose is not None:
+            values = {f"{_FOUND}:{angle}": value for angle, value in face.found_pose.to_dict().items()}
         for name, answer in face.answers.items():
             said = answer.to_dict()
             flat = said.get("probability") or said.get("intensity") or said

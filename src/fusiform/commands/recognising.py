@@ -44,7 +44,7 @@ def threshold(words: list[str]) -> int:
         pairs,
         flags.far,
         features=analyzer.form,
-        encoder_sha256=analyzer.encoder.sha256,
+        encoder_sha256=analyzer.encoder_sha256,
         finder=analyzer.finder_name,
         made=today(),
     )
@@ -79,7 +79,7 @@ def verify(words: list[str]) -> int:
 
     analyzer = _analyzer(flags.model, flags.device)
     assert analyzer.folder is not None
-    point = saved_point(analyzer.folder, analyzer.encoder.sha256, analyzer.form, flags.far)
+    point = saved_point(analyzer.folder, analyzer.encoder_sha256, analyzer.form, flags.far)
     faces = [_largest(analyzer, path) for path in (flags.a, flags.b)]
     one, two = (face.embedding for face in faces)
     assert one is not None
@@ -148,7 +148,7 @@ def identify(words: list[str]) -> int:
         raise DataError(f"There is no gallery '{flags.gallery}'", expected="a folder with a folder for each person")
     analyzer = _analyzer(flags.model, flags.device)
     assert analyzer.folder is not None
-    point = saved_point(analyzer.folder, analyzer.encoder.sha256, analyzer.form, flags.far)
+    point = saved_point(analyzer.folder, analyzer.encoder_sha256, analyzer.form, flags.far)
     gallery = Gallery.load(flags.gallery).require(analyzer) if kept else Gallery.of(analyzer, flags.gallery)
     if flags.save is not None:
         gallery.save(flags.save)

@@ -29,13 +29,13 @@ def describe(
         crop: how the faces that it is shown are cropped, at the size of its input.
         head: the head's own card.
     """
-    config = encoder.vit.config
-    side = config.image_size
+    config, side = encoder.vit.config, crop.size
     shape: list[str | int] = ["B", side, side, 3] if layout == "nhwc" else ["B", 3, side, side]
     card: dict[str, Any] = {
         "what": what,
         "name": encoder.name,
         "encoder_sha256": encoder.sha256,
+        "pooling": encoder.pooling,
         "precision": precision,
         "input": {
             "name": "faces",

@@ -105,7 +105,7 @@ def load_onnx(path: Path | str, *, max_bytes: int = MAX_BYTES, threads: int | No
             do="copy or export it again",
         )
     options = ort.SessionOptions()  # type: ignore[attr-defined]
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or _usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -118,6 +118,13 @@ def load_onnx(path: Path | str, *, max_bytes: int = MAX_BYTES, threads: int | No
     except Exception as error:  # onnxruntime's own classes have no common root but this
         raise WeightsError(f"onnxruntime refuses {path}: {str(error).splitlines()[0][:300]}") from error
     return OnnxModel(session, {} if found.card is None else found.card)
+
+
+def _usable_cores() -> int:
+    """Those that this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class Output:
     """Names, in the order of the last axis; of a map, of the numbers from 0."""
     span: float = 1.0
     """Size of what is measured in `value` outputs, such as 90 for degrees."""
+    scheme: str = ""
+    """Order of the points, such as ibug-68."""
 
     def to_dict(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}

@@ -126,7 +126,8 @@ def finished(head: TaskHead, grid: int) -> tuple[Outputs, Finish]:
     """What a head's outputs become, and how: the torch twin of its task's `decode`."""
     task, side, labels = head.task, head.input_size, head.labels
     if isinstance(task, Pointed):
-        points = Output("points", "points", ("B", "K", 2), f"x, y of the points of {task.points}", "crop pixels")
+        about, unit = f"x, y of the points of {task.points}", "crop pixels"
+        points = Output("points", "points", ("B", "K", 2), about, unit, scheme=task.points)
         return (points,), lambda out: ((out.reshape(out.shape[0], -1, 2) + 1.0) * (side / 2.0),)
     if isinstance(task, Parsing):
         return _map(task, side, grid)

@@ -1,50 +1,94 @@
 """`Analyzer`: photos in, faces with their answers out. `fusiform.load(MODEL)` makes one.
 
-Faces are found, placed and cut by the functions that `fusiform curate` uses. One analyzer may be used by several
-threads at once: nothing in it changes after it is made.
+Faces are found, placed and cut by the functions that `fusiform curate` uses. What looks at the crops is a model in
+PyTorch (`fusiform.infer.trained`) or files of `fusiform export` (`fusiform.infer.exported`, which needs no torch). One
+analyzer may be used by several threads at once: nothing in it changes after it is made.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.curate.models import FaceModels, choose
 from fusiform.curate.points import FaceFinder
-from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, DataError, did_you_mean
-from fusiform.faces.align import TEMPLATE_FAMILIES, crop
+from fusiform.faces.align import Placement, crop
 from fusiform.faces.decode import MAX_PIXELS
-from fusiform.infer.answering import answers
 from fusiform.infer.finding import Sized, found_faces
-from fusiform.infer.heads import TaskHead, saved_heads
-from fusiform.infer.known import TASKS
 from fusiform.infer.photos import Opened, Source, every, pixels_of
 from fusiform.infer.results import Answer, Face, Photo
-from fusiform.infer.seen import Seen
-from fusiform.protocols import Cosine, Features, read_out
+from fusiform.infer.typed import TASKS, HeadWords
+from fusiform.protocols import Features
+
+if TYPE_CHECKING:
+    from fusiform.encoder import Encoder
 
 BATCH = 32
 """Faces that are looked at together."""
 WAITING = 16
 """Photos at most whose faces wait for a batch to fill."""
+_Crops = dict[int, NDArray[np.uint8]]
+"""Side -> (n, side, side, 3) crops of a photo's faces."""
+
+
+class Model(Protocol):
+    """What looks at crops. Threads may share it."""
+
+    @property
+    def heads(self) -> Mapping[str, HeadWords]:
+        """What is answered besides embeddings."""
+        ...
+
+    @property
+    def template(self) -> str:
+        """Family of the crop template that all faces are cut by."""
+        ...
+
+    @property
+    def side(self) -> int:
+        """Of the crops that embeddings are made of; of the largest crops where there are no embeddings."""
+        ...
+
+    @property
+    def sizes(self) -> frozenset[int]:
+        """Sides of all crops that are looked at, `side` among them."""
+        ...
+
+    @property
+    def encoder_sha256(self) -> str: ...
+    @property
+    def form(self) -> Features:
+        """What an embedding is of the encoder's tokens."""
+        ...
+
+    def only(self, tasks: Sequence[str]) -> Model:
+        """One with these of its heads."""
+        ...
+
+    def answer(
+        self, crops: Mapping[int, NDArray[np.uint8]], placements: Sequence[Placement]
+    ) -> tuple[list[dict[str, Answer]], NDArray[np.float32] | None]:
+        """What n faces show, and their vectors (n, D) of any length, or None where the model has none.
+
+        Args:
+            crops: side -> (n, side, side, 3) for each of `sizes`.
+            placements: of the n crops, at `side`.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Analyzer:
-    """An encoder with its trained heads, and the models that find faces."""
+    """A model, and the models that find faces."""
 
-    encoder: Encoder
-    """In evaluation mode on `device`."""
-    heads: Mapping[str, TaskHead]
+    model: Model
     finder: FaceFinder
-    device: str = "cpu"
     folder: Path | None = None
     """The model's."""
     finder_notes: tuple[str, ...] = ()
@@ -55,40 +99,60 @@ class Analyzer:
     """Pixels of the largest photo that is decoded."""
     finder_name: str = ""
     """Detector and landmark model."""
-    _sized: Mapping[int, Encoder] = field(default_factory=dict)
-    """The encoder at each size that a head asks for."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the heads: what is answered besides box, points and embedding."""
-        return tuple(self.heads)
+        """Names of the heads: what is answered besides box, points, pose from points and embedding."""
+        return tuple(self.model.heads)
+
+    @property
+    def heads(self) -> Mapping[str, HeadWords]:
+        """What is known of each."""
+        return self.model.heads
+
+    @property
+    def encoder(self) -> Encoder:
+        """In PyTorch. `ConfigError` where the model is files of `fusiform export`."""
+        found: Encoder | None = getattr(self.model, "encoder", None)
+        if found is None:
+            raise ConfigError(
+                "An exported model has no encoder in PyTorch", expected="a folder of `fusiform head`, or an encoder's"
+            )
+        return found
+
+    @property
+    def encoder_sha256(self) -> str:
+        """Of the weights that embeddings are made by."""
+        return self.model.encoder_sha256
 
     @property
     def side(self) -> int:
         """Side in pixels of the crops that embeddings are made of."""
-        return self.encoder.vit.config.image_size
+        return self.model.side
 
     @property
     def form(self) -> Features:
         """What an embedding is of the encoder's tokens."""
-        return read_out(Cosine(), self.encoder.pooling)
+        return self.model.form
 
-    def head(self, name: str) -> TaskHead:
-        """A trained head; `ConfigError` that says how to train one where there is none."""
-        if name in self.heads:
-            return self.heads[name]
+    def require(self, name: str) -> None:
+        """Raises `ConfigError`, which says how to train a head, where there is none of that name."""
+        if name in self.model.heads:
+            return
         where = self.folder or Path("MODEL")
         if name in TASKS:
             raise ConfigError(
                 f"This model has no trained head for {name}",
-                expected=f"one of {', '.join(self.heads) or 'none: it has no heads'}",
+                expected=f"one of {', '.join(self.tasks) or 'none: it has no heads'}",
                 do=f"fusiform head {name} --encoder {where} --data LABELS --out {where}",
             )
-        raise ConfigError(f"There is no task '{name}'", do=did_you_mean(name, [*self.heads, *TASKS]))
+        raise ConfigError(f"There is no task '{name}'", do=did_you_mean(name, [*self.tasks, *TASKS]))
 
     def only(self, tasks: Sequence[str]) -> Analyzer:
         """One that answers these tasks and no others. `ConfigError` where a head is missing."""
-        return replace(self, heads={name: self.head(name) for name in tasks})
+        for name in tasks:
+            self.require(name)
+        return replace(self, model=self.model.only(tasks))
 
     @overload
     def __call__(self, photos: list[Source] | tuple[Source, ...]) -> list[Photo]: ...
@@ -148,18 +212,15 @@ class Analyzer:
         found = self.only(())._one(photo)
         return found[0].embedding if len(found) else None
 
-    def _sizes(self) -> set[int]:
-        return {self.side, *(head.input_size for head in self.heads.values())}
-
     def _found(self, opened: Opened, *, keep_pixels: bool) -> tuple[Photo, _Crops]:
         """A photo with its faces, not yet answered, and their crops: the pixels of the photo need not be kept."""
         if opened.pixels is None:
             return Photo(name=opened.name, refused=opened.refused, detail=opened.detail, about=opened.about), {}
         pixels = opened.pixels
-        faces, left = found_faces(self.finder, pixels, self.encoder.crop.template, self.side, min_face=self.min_face)
+        faces, left = found_faces(self.finder, pixels, self.model.template, self.side, min_face=self.min_face)
         crops = {
             size: np.array([crop(pixels, Sized(face.placement).at(size)) for face in faces], np.uint8)
-            for size in self._sizes()
+            for size in self.model.sizes
             if faces
         }
         height, width = pixels.shape[:2]
@@ -171,7 +232,7 @@ class Analyzer:
         faces = [face for photo, _ in found for face in photo.faces]
         if not faces:
             return [photo for photo, _ in found]
-        crops = {size: np.concatenate([mine[size] for _, mine in found if mine]) for size in self._sizes()}
+        crops = {size: np.concatenate([mine[size] for _, mine in found if mine]) for size in self.model.sizes}
         done: list[Face] = []
         for start in range(0, len(faces), batch):
             rows = slice(start, start + batch)
@@ -183,23 +244,12 @@ class Analyzer:
         return out
 
     def _answer(self, faces: Sequence[Face], crops: _Crops) -> list[Face]:
-        plain = {size: Seen(self._at(size), images, self.device) for size, images in crops.items()}
-        said: dict[int, dict[str, Answer]] = defaultdict(dict)
-        for name, head in self.heads.items():
-            size, warp = head.input_size, head.warp
-            seen = plain[size] if warp is None else Seen(self._at(size), warp.images(crops[size]), self.device)
-            placements = [Sized(face.placement).at(size) for face in faces]
-            for i, answer in enumerate(answers(head, seen, placements)):
-                said[i][name] = answer
-        vectors = unit(plain[self.side].form(self.form, None))
-        return [replace(face, answers=said[i], embedding=vectors[i]) for i, face in enumerate(faces)]
-
-    def _at(self, size: int) -> Encoder:
-        return self.encoder if size == self.side else self._sized[size]
-
-
-_Crops = dict[int, NDArray[np.uint8]]
-"""Side -> (n, side, side, 3) crops of a photo's faces."""
+        said, vectors = self.model.answer(crops, [face.placement for face in faces])
+        lengths = [None] * len(faces) if vectors is None else unit(vectors)
+        return [
+            replace(face, answers=answers, embedding=vector)
+            for face, answers, vector in zip(faces, said, lengths, strict=True)
+        ]
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -208,7 +258,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def load(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     *,
     tasks: Sequence[str] | None = None,
     device: str = "cpu",
@@ -216,12 +266,13 @@ def load(
     min_face: float = 0.0,
     models: FaceModels | None = None,
 ) -> Analyzer:
-    """An analyzer of a model's folder.
+    """An analyzer of a model.
 
     Args:
-        model: a folder that `fusiform head` wrote; an encoder's folder or a finished run will do for embeddings.
+        model: a folder that `fusiform head` wrote; an encoder's folder or a finished run will do for embeddings. Or a
+            file that `fusiform export` wrote, several, or a folder of them: onnxruntime then answers, without torch.
         tasks: only these heads; all that there are by default.
-        device: cpu, cuda, mps.
+        device: cpu, cuda, mps. Exported files are run on the CPU.
         offline: do not fetch the models that find faces.
         min_face: shorter side of the smallest box that counts, in photo pixels.
         models: those that find faces; the best that can be had by default.
@@ -230,33 +281,58 @@ def load(
         ConfigError: a task without a trained head, or an encoder of faces that are cropped in an unknown way.
         DataError, WeightsError: the folder is damaged, or no detector can be had.
     """
-    folder = model_folder(Path(model))
-    encoder = Encoder.load(folder)
-    if encoder.crop.template not in TEMPLATE_FAMILIES:
-        raise ConfigError(
-            f"The encoder '{encoder.name}' was trained on faces cropped as '{encoder.crop.template}'",
-            expected=f"a crop that photos can be given here: {', '.join(TEMPLATE_FAMILIES)}",
-        )
-    encoder.vit.requires_grad_(False).eval().to(device)
-    heads = {name: TaskHead.load(folder, name, encoder).to(device) for name in saved_heads(folder)}
-    sides = {head.input_size for head in heads.values()} - {encoder.vit.config.image_size}
-    sized = {side: encoder.at_size(side) for side in sides}
-    for other in sized.values():
-        other.vit.requires_grad_(False).eval().to(device)
+    files = onnx_files(model)
+    loaded: Model
+    if files:
+        from fusiform.infer.exported import ExportedModel
+
+        if device != "cpu":
+            raise ConfigError(f"Exported files on the device '{device}'", expected="cpu")
+        loaded, folder = ExportedModel.load(files), files[0].parent
+    else:
+        assert isinstance(model, str | Path)
+        folder = model_folder(Path(model))
+        from fusiform.infer.trained import TrainedModel
+
+        loaded = TrainedModel.load(folder, device)
     chosen = choose(offline=offline) if models is None else models
     name = f"{chosen.detector}+{chosen.landmarks}"
-    analyzer = Analyzer(
-        encoder, heads, chosen.load(None), device, folder, tuple(chosen.notes), min_face, _sized=sized, finder_name=name
-    )
+    analyzer = Analyzer(loaded, chosen.load(None), folder, tuple(chosen.notes), min_face, finder_name=name)
     return analyzer if tasks is None else analyzer.only(tasks)
 
 
+def onnx_files(model: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    """The exported files that a model is: itself, those of a list, those in a folder; () where it is no such thing.
+
+    Raises:
+        ConfigError: a list of anything else.
+    """
+    if not isinstance(model, str | Path):
+        wrong = [str(path) for path in model if Path(path).suffix != ".onnx"]
+        if wrong or not model:
+            raise ConfigError(f"A list of {wrong or 'nothing'} is no model", expected="files of `fusiform export`")
+        return tuple(Path(path) for path in model)
+    path = Path(model)
+    if path.suffix == ".onnx" and not path.is_dir():
+        return (path,)
+    if not path.is_dir() or any((place / "encoder.json").is_file() for place in (path, path / "encoder")):
+        return ()
+    return tuple(sorted(path.glob("*.onnx")))
+
+
 def model_folder(path: Path) -> Path:
-    """The folder with the encoder: itself, or that of a finished run."""
+    """The folder with the encoder: itself, that of a finished run, or a published one."""
     for folder in (path, path / "encoder"):
-        if (folder / "encoder.json").is_file():
+        if (folder / "encoder.json").is_file() or (folder / "model.safetensors").is_file():
             return folder
+    if path.is_file():
+        raise DataError(
+            f"{path} is a file, and none that `fusiform export` wrote",
+            expected="a model's folder, or an .onnx file",
+            do=f"fusiform weights import {path} --out ENCODER, where it is a checkpoint of another project",
+        )
     raise DataError(
-        f"{path} is not a model: it has no encoder.json",
-        expected="a folder that `fusiform head` wrote, an encoder's folder or a finished run",
+        f"{path} is not a model: it has no encoder.json" if path.exists() else f"There is no model at '{path}'",
+        expected="a folder that `fusiform head` wrote, an encoder's folder, a finished run, or files of "
+        "`fusiform export`",
     )

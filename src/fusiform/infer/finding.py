@@ -13,7 +13,8 @@ from fusiform.curate.photo import order_by_size
 from fusiform.curate.points import FaceFinder, find_points
 from fusiform.errors import DataError
 from fusiform.faces.align import Image, Placement, place, place_box, template
-from fusiform.infer.results import Face, Points
+from fusiform.infer.posing import pose_of_points
+from fusiform.infer.results import Face, Points, Pose
 
 MIN_PRESENCE = 0.5
 
@@ -47,12 +48,14 @@ def found_faces(
         except DataError:
             left["no-placement"] += 1
             continue
-        found = None
+        found = pose = None
         if points.ibug is not None:
             found = Points("ibug-68", points.ibug, "landmark model")
+            angles = pose_of_points(points.ibug)
+            pose = None if angles is None else Pose(*angles, "landmark model")
         elif points.five is not None:
             found = Points("arcface-5", points.five, "detector")
-        out.append(Face(face.box, face.score, placement, found, points.presence, points.note))
+        out.append(Face(face.box, face.score, placement, found, pose, points.presence, points.note))
     return out, dict(left)
 
 

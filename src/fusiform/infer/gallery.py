@@ -68,7 +68,7 @@ class Gallery:
         found = embedded(analyzer, files)
         if not found.keys:
             raise DataError(f"No photo in '{folder}' has a face", expected="photos of the people to be known")
-        return cls.from_embedded(found, analyzer.encoder.sha256, analyzer.form, left)
+        return cls.from_embedded(found, analyzer.encoder_sha256, analyzer.form, left)
 
     @classmethod
     def from_embedded(cls, found: Embedded, encoder_sha256: str, features: str, left: Mapping[str, int]) -> Gallery:
@@ -160,10 +160,10 @@ class Gallery:
 
     def require(self, analyzer: Analyzer) -> Gallery:
         """Itself, where this analyzer made it. `DataError` else: embeddings of two encoders cannot be compared."""
-        if (self.encoder_sha256, self.features) != (analyzer.encoder.sha256, analyzer.form):
+        if (self.encoder_sha256, self.features) != (analyzer.encoder_sha256, analyzer.form):
             raise DataError(
                 f"The gallery is of the encoder {self.encoder_sha256[:12]}, the model has "
-                f"{analyzer.encoder.sha256[:12]}",
+                f"{analyzer.encoder_sha256[:12]}",
                 expected="a gallery made with this model",
                 do="make it again from the photos: fusiform identify PHOTO --gallery FOLDER --save GALLERY",
             )

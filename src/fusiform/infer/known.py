@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiform.errors import ConfigError, DataError, did_you_mean
+from fusiform.infer.typed import TASKS
 from fusiform.public import public_tasks
 from fusiform.tasks.sets.folder import RENDERED
 from fusiform.tasks.task import SupervisedTask
@@ -39,7 +40,6 @@ RENDERED_TASKS: Mapping[str, str] = {
     "affect": "Affect",
     "age": "Age",
 }
-TASKS = (*RENDERED_TASKS, "action-unit-detection", "forgery")
 OWN = {"alignment": "OwnPoints", "classes": "OwnClasses"}
 """Tasks whose labels may be a file of one's own."""
 ANSWERS: Mapping[str, tuple[str, str]] = {

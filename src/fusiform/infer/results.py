@@ -45,9 +45,12 @@ class Pose:
     yaw: float
     pitch: float
     roll: float
+    source: str = ""
+    """Whose it is: the name of a trained head, or "landmark model"."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: _number(getattr(self, name), 2) for name in ("yaw", "pitch", "roll")} | {"unit": "degrees"}
+        angles = {name: _number(getattr(self, name), 2) for name in ("yaw", "pitch", "roll")}
+        return angles | {"unit": "degrees"} | ({"source": self.source} if self.source else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +177,8 @@ class Face:
     found: Points | None = None
     """ibug-68 of the landmark model, where there is one that recognised the face; else the five points it was aligned
     on."""
+    found_pose: Pose | None = None
+    """By a rigid mean face laid onto `found`, where those are the landmark model's: see docs/infer.md for its error."""
     presence: float | None = None
     """The landmark model's certainty that this is a face, 0 to 1."""
     note: str = ""
@@ -193,7 +198,8 @@ class Face:
 
     @property
     def pose(self) -> Pose | None:
-        return self._first(Pose)
+        """Of a trained head-pose head; without one that of the landmark model's points."""
+        return self._first(Pose) or self.found_pose
 
     @property
     def parsing(self) -> Parsing | None:
@@ -236,6 +242,8 @@ class Face:
             out["note"] = self.note
         if self.found is not None:
             out["found"] = self.found.to_dict()
+        if self.found_pose is not None:
+            out["found_pose"] = self.found_pose.to_dict()
         out["answers"] = {name: answer.to_dict() for name, answer in self.answers.items()}
         if embedding and self.embedding is not None:
             out["embedding"] = [_number(float(v), 6) for v in self.embedding]

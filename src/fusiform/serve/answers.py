@@ -33,6 +33,7 @@ class FaceAnswer(BaseModel):
     presence: float | None = Field(default=None, description="The landmark model's certainty of a face, 0 to 1.")
     note: str | None = Field(default=None, description="What was unusual about finding it.")
     found: PointsFound | None = Field(default=None, description="Landmarks without a trained head.")
+    found_pose: dict[str, Any] | None = Field(default=None, description="Head pose from those landmarks, in degrees.")
     answers: dict[str, dict[str, Any]] = Field(
         description="By head, in the unit and with the signs that /v1/models states (docs/infer.md)."
     )

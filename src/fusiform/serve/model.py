@@ -182,7 +182,7 @@ def about_head(head: Any) -> dict[str, Any]:
         score = {"metric": first.metric, "value": first.value, "dataset": first.dataset, "n": first.n}
     return {
         "name": head.name,
-        "task": head.task.name,
+        "task": head.task,
         "unit": unit,
         "signs": signs,
         "labels": [name for name in head.labels if name not in head.unknown],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +19,9 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fusiform.curate.copies import CROP_BITS, CROP_CORRELATION, near_pairs
-from fusiform.curate.likeness import MIRROR, SIDE, correlation, look_of
+from fusiform.curate.copies import CORE_BITS, CROP_BITS, CROP_CORRELATION, PLAUSIBLE, near_pairs
+from fusiform.curate.likeness import CORE_MIRROR, MIRROR, SIDE, core_hash, correlation, look_of
+from fusiform.curate.overlay import agreement
 from fusiform.errors import DataError
 from fusiform.faces.align import TEMPLATE_FAMILIES, crop, place, template
 from fusiform.faces.faceset import FaceSet
@@ -268,15 +270,26 @@ def _looks_alike(train: Side, test: Side) -> Iterator[tuple[int, int, float, str
     (codes, thumbs), (other_codes, other_thumbs) = _looks(train), _looks(test)
     codes, thumbs = np.concatenate([codes, other_codes]), np.concatenate([thumbs, other_thumbs])
     border = len(train)
-    for mirrored in (False, True):
-        for i, j, _ in near_pairs(codes, codes ^ np.uint64(MIRROR if mirrored else 0), CROP_BITS):
+    kinds = ((codes, MIRROR, CROP_BITS), (core_hash(thumbs), CORE_MIRROR, CORE_BITS))
+    for mirrored, (hashes, mirror, bits) in product((False, True), kinds):
+        for i, j, _ in near_pairs(hashes, hashes ^ np.uint64(mirror if mirrored else 0), bits):
             across = (i < border) & (j >= border)
             a, b = i[across], j[across]
             if len(a):
                 like = correlation(thumbs[a], thumbs[b], np.full(len(a), mirrored))
+                unsure = np.flatnonzero((like < CROP_CORRELATION) & (like >= PLAUSIBLE))
+                like[unsure] = np.maximum(like[unsure], _laid_over(thumbs[a[unsure]], thumbs[b[unsure]], mirrored))
                 for x, y, value in zip(a.tolist(), b.tolist(), like.tolist(), strict=True):
                     if value >= CROP_CORRELATION:
                         yield x, y - border, value, ""
+
+
+def _laid_over(a: NDArray[np.uint8], b: NDArray[np.uint8], mirrored: bool) -> NDArray[np.float32]:
+    """Where the photos end is not known here, so all of both thumbnails counts."""
+    known = np.ones(a.shape, bool)
+    if mirrored:
+        b = b.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(-1, SIDE * SIDE)
+    return agreement(a, b, known, known)
 
 
 def _looks(side: Side) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fusiform.curate.card import read_card
-from fusiform.curate.copies import EXACT_BITS, Looks, groups_of_copies, near_pairs
+from fusiform.curate.copies import ALL_PAIRS, EXACT_BITS, Looks, groups_of_copies, near_pairs
 from fusiform.curate.judge import _best, _together
-from fusiform.curate.likeness import MIRROR, SIDE, correlation, hamming, look_of
+from fusiform.curate.likeness import CORE_MIRROR, MIRROR, SIDE, core_hash, correlation, hamming, look_of
+from fusiform.curate.overlay import agreement, inside
 from fusiform.curate.unions import Unions
 from fusiform.faces.faceset import FaceSet
 
@@ -51,7 +52,8 @@ def looks(images: list[NDArray[np.uint8]]) -> Looks:
     found = [look_of(image) for image in images]
     codes = np.array([look.phash for look in found], np.uint64)
     thumbs = np.stack([np.frombuffer(look.thumb, np.uint8) for look in found])
-    return Looks(codes, codes, np.stack([thumbs, thumbs], 1), np.full((len(found), 2), 0.5, np.float32))
+    centre, frame = np.full((len(found), 2), 0.5, np.float32), np.full((len(found), 2, 3), np.nan, np.float32)
+    return Looks(codes, codes, core_hash(thumbs), np.stack([thumbs, thumbs], 1), centre, frame)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -83,7 +85,9 @@ def test_bits_are_counted() -> None:
     assert hamming(a, b).tolist() == [int(x).bit_count() for x in a ^ b]
 
 
-def test_all_neighbours_are_found() -> None:
+@pytest.mark.parametrize("all_pairs", [0, ALL_PAIRS])
+def test_all_neighbours_are_found(monkeypatch: pytest.MonkeyPatch, all_pairs: int) -> None:
+    monkeypatch.setattr("fusiform.curate.copies.ALL_PAIRS", all_pairs)
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 2**64, 3000, np.uint64)
     for row in range(1500):  # a neighbour at 0 to 10 bits
@@ -95,6 +99,7 @@ def test_all_neighbours_are_found() -> None:
     near = set(zip(i[apart <= 10].tolist(), j[apart <= 10].tolist(), strict=True))
     found = {(x, y) for a, b, _ in near_pairs(codes, codes, 10) for x, y in zip(a.tolist(), b.tolist(), strict=True)}
     assert exact <= found <= near
+    assert not all_pairs or found == near
     assert len(exact) > 500
 
 
@@ -116,6 +121,41 @@ def test_groups_are_transitive_and_do_not_depend_on_the_order() -> None:
     assert roots.tolist() == label
 
 
+def test_a_thumbnail_laid_over_its_own_photo_agrees_and_over_others_does_not() -> None:
+    rng = np.random.default_rng(3)
+    plain, moved, others = [], [], []
+    for seed in range(60):
+        image = cv2.resize(scene(seed), (256, 256))
+        turn = cv2.getRotationMatrix2D((128, 128), rng.uniform(-6, 6), rng.uniform(0.92, 1.08))
+        turn[:, 2] += rng.uniform(-16, 16, 2)
+        plain.append(look_of(image).thumb)
+        moved.append(look_of(np.asarray(cv2.warpAffine(image, turn, (256, 256)), np.uint8)).thumb)
+        others.append(look_of(cv2.resize(scene(seed + 1000), (256, 256))).thumb)
+    a, b, c = (np.stack([np.frombuffer(t, np.uint8) for t in many]) for many in (plain, moved, others))
+    whole = np.ones(a.shape, bool)
+    assert np.mean(correlation(a, b, np.zeros(60, bool)) >= 0.965) < 0.5
+    assert np.mean(agreement(a, b, whole, whole) >= 0.965) >= 0.9
+    assert agreement(a, c, whole, whole).max() < 0.9
+
+
+def test_what_lies_outside_a_photo_does_not_count() -> None:
+    a = np.stack([np.frombuffer(look_of(scene(seed)).thumb, np.uint8) for seed in range(20)])
+    cut = a.reshape(-1, SIDE, SIDE).copy()
+    cut[:, :5] = cut[:, 5:6]  # the photo ends at row 5, and its last row is repeated
+    frame = np.tile(np.array([[1 / 16, 0, 0], [0, 1 / 11, -5 / 11]], np.float32), (20, 1, 1))
+    b, whole, known = cut.reshape(20, -1), np.ones(a.shape, bool), inside(frame)
+    assert known.reshape(-1, SIDE, SIDE).all((0, 2)).tolist() == [False] * 5 + [True] * 11
+    assert agreement(a, b, whole, whole).max() < 0.965
+    assert agreement(a, b, whole, known).min() > 0.999
+    assert inside(np.full((1, 2, 3), np.nan, np.float32)).all()  # where it is not known
+
+
+def test_the_hash_of_the_middle_turns_over_as_that_of_the_whole_does() -> None:
+    a = np.stack([np.frombuffer(look_of(scene(seed)).thumb, np.uint8) for seed in range(40)]).reshape(-1, SIDE, SIDE)
+    turned = np.ascontiguousarray(a[:, :, ::-1])
+    assert hamming(core_hash(a.reshape(40, -1)) ^ np.uint64(CORE_MIRROR), core_hash(turned.reshape(40, -1))).max() <= 2
+
+
 def test_planted_copies_are_found_and_nothing_else() -> None:
     images = [scene(seed) for seed in range(120)]
     truth = list(range(120))
@@ -133,15 +173,11 @@ def test_planted_copies_are_found_and_nothing_else() -> None:
     assert np.mean(roots[120:] == np.array(truth[120:])) >= 0.97
 
 
-def test_thousands_of_blank_pictures_do_not_take_for_ever_and_are_said() -> None:
-    blank = Looks(
-        np.zeros(20_000, np.uint64),
-        np.zeros(20_000, np.uint64),
-        np.zeros((20_000, 2, SIDE * SIDE), np.uint8),
-        np.zeros((20_000, 2), np.float32),
-    )
+@pytest.mark.parametrize("count", [ALL_PAIRS, ALL_PAIRS + 1])
+def test_thousands_of_blank_pictures_do_not_take_for_ever_and_are_said(count: int) -> None:
+    blank = np.zeros(count, np.uint64)
     left_out = 0
-    for a, _, passed_over in near_pairs(blank.phash, blank.phash, 4):
+    for a, _, passed_over in near_pairs(blank, blank, 4):
         left_out += passed_over
         assert len(a) <= 1 << 21
         if left_out:

@@ -4,7 +4,7 @@ Looking at photos stores what was measured; nothing of it is thrown away. What i
 numbers, the keys and the options alone, so it does not depend on the order in which photos came, on the number of
 workers or on how often a run was stopped, and it may be decided otherwise by the next run without a photo.
 
-N faces are held as a few numbers each (about 60 bytes), thumbnails in a mapped file.
+N faces are held as a few numbers each (about 90 bytes), thumbnails in a mapped file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from fusiform import ledger
 from fusiform.clock import stream_seed
 from fusiform.curate.chunks import ledger_file
 from fusiform.curate.copies import Looks, groups_of_copies
-from fusiform.curate.likeness import SIDE
+from fusiform.curate.likeness import SIDE, core_hash
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.screen import REASONS, quality, screen, thresholds
 from fusiform.curate.unions import Unions
+from fusiform.faces.align import place, template
 from fusiform.ledger import KEPT, MEASURES
 
 LOOKS_FILE = "looks.tmp"
@@ -124,13 +125,15 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
             good = quality(numbers)
             failed, _ = screen({**numbers, "quality": good}, policy)
             blank = bytes(_LOOK_BYTES)
-            looks.write(b"".join(look or blank for look in table["look"].to_pylist()))
+            thumbs = b"".join(look or blank for look in table["look"].to_pylist())
+            looks.write(thumbs)
             chosen = {
                 "quality": good.astype(np.float32),
                 "failed": failed >= 0,
                 "phash": _hashes(table["phash"]),
                 "face_phash": _hashes(table["face_phash"]),
-                "centre": _centres(table),
+                "core": core_hash(np.frombuffer(thumbs, np.uint8).reshape(-1, 2, SIDE * SIDE)[:, 1]),
+                **dict(zip(("centre", "frame"), _places(table), strict=True)),
                 "sha": _sha(table),
                 "unit": _units(table, options),
                 "given": pc.not_equal(pc.fill_null(table["subject"], ""), "").to_numpy(zero_copy_only=False),
@@ -146,7 +149,8 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
         )
     faces = {name: np.concatenate(values) for name, values in parts.items()}
     parts.clear()
-    seen = Looks(faces["phash"], faces["face_phash"], _Thumbs(spool, count), faces["centre"])
+    hashes = (faces[name] for name in ("phash", "face_phash", "core"))
+    seen = Looks(*hashes, _Thumbs(spool, count), faces["centre"], faces["frame"])
     notes: list[str] = []
     unions = Unions(count)
     if options.near_duplicates == "mark":
@@ -261,15 +265,27 @@ def _unit(key: str, options: CurateOptions) -> int:
     return stream_seed(options.split_seed, key, "split")
 
 
-def _centres(table: pa.Table) -> NDArray[np.float32]:
-    """(N, 2) centre of each crop in its photo, over the photo's width and height."""
+def _places(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, 2) centre of each crop in its photo and (N, 2, 3) map from the inner face's thumbnail to it, both over the
+    photo's width and height. NaN where it is not known; crops by `box` are not aligned, so their inner face is not."""
     if table["matrix"].null_count:
-        return np.full((table.num_rows, 2), np.nan, np.float32)
+        return np.full((table.num_rows, 2), np.nan, np.float32), np.full((table.num_rows, 2, 3), np.nan, np.float32)
     m = np.asarray(table["matrix"].combine_chunks().flatten().to_numpy(), np.float64).reshape(-1, 2, 3)
-    half = np.array([int(name.rsplit("-", 1)[-1]) / 2 for name in table["template"].to_pylist()])
-    centre = np.linalg.solve(m[:, :, :2], half[:, None, None] - m[:, :, 2:])[:, :, 0]
+    names = table["template"].to_pylist()
+    half = np.array([int(name.rsplit("-", 1)[-1]) / 2 for name in names])
     size = np.stack([table[n].to_numpy().astype(np.float64) for n in ("width", "height")], 1)
-    return (centre / size).astype(np.float32)
+    centre = np.linalg.solve(m[:, :, :2], half[:, None, None] - m[:, :, 2:])[:, :, 0]
+    inner = {name: _inner_face(name) for name in set(names)}
+    onto = np.stack([inner[name] for name in names])  # thumbnail -> crop
+    onto[:, :, 2] -= m[:, :, 2]
+    frame = np.linalg.solve(m[:, :, :2], onto)
+    return (centre / size).astype(np.float32), (frame / size[:, :, None]).astype(np.float32)
+
+
+def _inner_face(name: str) -> NDArray[np.float64]:
+    """(2, 3) from the inner face's thumbnail to a crop of a template: both are fitted to the same five points."""
+    inner, onto = template("arcface", SIDE), template(name)
+    return np.array(place(inner.points, onto).matrix) if onto.points else np.full((2, 3), np.nan)
 
 
 def _set(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

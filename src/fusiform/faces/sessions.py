@@ -2,7 +2,7 @@
 
 Some published detectors were exported for one input size although every layer fits any; `with_free_shapes` edits the
 few bytes that say so (onnx.proto: ModelProto.ir_version = 1, .graph = 7, GraphProto.input = 11, .output = 12,
-ValueInfoProto.name = 1). TensorFlow Lite files are rewritten as ONNX first.
+ValueInfoProto.name = 1). TensorFlow Lite files are rewritten as ONNX first, PReLUs as `blocked` says.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
+from fusiform.faces import blocked
 from fusiform.faces.protobuf import encoded, fields, value_info
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def open_session(
         content = model if isinstance(model, bytes) else model.read_bytes()
         if free is not None:
             content = with_free_shapes(content, free)
+        if blocked.pays():
+            content = blocked.in_blocks(content)
         session: InferenceSession = onnxruntime.InferenceSession(  # type: ignore[attr-defined]
             content, options, providers=["CPUExecutionProvider"]
         )

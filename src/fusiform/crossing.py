@@ -39,7 +39,7 @@ def crossed(trained: SupervisedTask, tested: SupervisedTask, train: Labelled, te
         name: np.concatenate([one.extra[name], two.extra[name]])
         for name in sorted(set(one.extra) & set(two.extra) - {"train_only"})
     }
-    if missing := (set(one.extra) ^ set(two.extra)) - {"train_only"}:
+    if missing := (set(one.extra) ^ set(two.extra)) - {"train_only", "photo_side"}:
         raise ConfigError(
             f"{train.dataset} and {test.dataset} do not both have {', '.join(sorted(missing))} for {tested.name}",
             expected="sets that are scored alike",

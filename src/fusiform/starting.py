@@ -99,7 +99,7 @@ class Start:
             ConfigError: the shapes differ in something that cannot be resized.
             WeightsError: the rest of the method does not fit.
         """
-        self._refuse_other_shapes(vit)
+        self.require_shape(vit)
         if self.whole is not None:
             own = {k.removeprefix("method."): v for k, v in self.whole.tensors().items() if k.startswith("method.")}
             _strictly(method, own, self.folder)
@@ -147,7 +147,12 @@ class Start:
         start = {"sha256": self.sha256, "taken": self.taken, "left_out": list(self.left_out)}
         return replace(encoder, card={**encoder.card, "start": start, "ancestors": self.ancestors})
 
-    def _refuse_other_shapes(self, vit: ViTConfig) -> None:
+    def require_shape(self, vit: ViTConfig) -> None:
+        """Refuse an encoder of another shape than `vit`.
+
+        Raises:
+            ConfigError: the shapes differ in something that cannot be resized.
+        """
         had = self.encoder.vit.config
         names = [f.name for f in fields(ViTConfig) if f.name not in MAY_DIFFER]
         if self.whole is not None or had.landmark_cnn:

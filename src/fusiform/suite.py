@@ -26,7 +26,7 @@ from fusiform.tasks.expression import Expression
 from fusiform.tasks.head_pose import HeadPose
 from fusiform.tasks.identification import Identification
 from fusiform.tasks.parsing import Parsing
-from fusiform.tasks.task import EmbeddingTask, SupervisedTask
+from fusiform.tasks.task import EmbeddingTask, Labelled, SupervisedTask
 from fusiform.tasks.template_verification import TemplateVerification
 from fusiform.tasks.verification import Verification
 
@@ -41,6 +41,9 @@ class Cell:
     protocol: Protocol
     train_on: SupervisedTask | None = None
     """The same task on another set, which fits the head; the task's own people are tested."""
+    found: bool = False
+    """Whether its set was found by itself below the folder of photo sets, and not named: where it is not whole, it is
+    said and left out, and the other measurements go on."""
 
     @property
     def name(self) -> str:
@@ -100,10 +103,28 @@ def cells(
         if name not in known:
             raise ConfigError(f"There is no task '{name}' here", do=did_you_mean(name, known))
     return [
-        Cell(task, learned if hasattr(task, "encode") else Cosine())
+        Cell(task, learned if hasattr(task, "encode") else Cosine(), found=task.dataset != "rendered")
         for task in tasks
         if not names or task.name in names
     ]
+
+
+def readable(cell: Cell, size: int, say: Callable[[str], None]) -> Labelled | str:
+    """The labelled faces of a cell, or why there are none, which is said.
+
+    Raises:
+        DataError: a set that was named is damaged.
+    """
+    try:
+        return cell.task.read(size)
+    except SetMissing as error:
+        why = str(error)
+    except DataError as error:
+        if not cell.found:
+            raise
+        why = f"LEFT OUT, because the set is not whole. {error}"
+    say(f"{cell.name}: not available. {why}")
+    return why
 
 
 def across(found: Sequence[Cell], dataset: str) -> list[Cell]:
@@ -144,17 +165,16 @@ def measure(
     Args:
         without: keys of faces that are not scored, such as suspects of a leak; the rows say how many that were.
 
-    A set that is not there gives a row that says what to type; every other error is raised.
+    A set that is not there gives a row that says what to type, and so does one that was found by itself and is damaged
+    or not whole; every other error is raised.
     """
     task = cell.task
     if isinstance(task, BinnedVerification | TemplateVerification) and template(trained.crop.template, 112).points:
         # these sets come with their points, so the faces are cut as the encoder saw faces
         task = replace(task, template=trained.crop.template)
-    try:
-        faces = task.read(input_size(trained, cell.protocol))
-    except SetMissing as error:
-        say(f"{cell.name}: not available. {error}")
-        return Measured(cell, (absent(cell.task.name, cell.task.dataset, str(error), date),))
+    faces = readable(replace(cell, task=task), input_size(trained, cell.protocol), say)
+    if isinstance(faces, str):
+        return Measured(cell, (absent(cell.task.name, cell.task.dataset, faces, date),))
     left_out = ""
     if without:
         suspect = np.isin(faces.keys.astype(str), sorted(without)) & ~np.isin(faces.split, ["train", "val"])

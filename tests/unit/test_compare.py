@@ -114,14 +114,14 @@ def test_a_killed_comparison_ends_like_one_that_was_not(done, faces, tmp_path, m
 
     real_pretrain, real_evaluate, steps = running.pretrain, running.evaluate, []
 
-    def dies(recipe, data, folder, *, watch):
+    def dies(recipe, data, folder, *, watch, **more):
         def count(clock, row):
             watch(clock, row)
             steps.append(clock.step)
             if len(steps) == 7:
                 raise Killed
 
-        return real_pretrain(recipe, data, folder, watch=count)
+        return real_pretrain(recipe, data, folder, watch=count, **more)
 
     monkeypatch.setattr(running, "pretrain", dies)
     with pytest.raises(Killed):
@@ -190,7 +190,7 @@ def test_a_teacher_of_its_own_is_paid_from_the_budget(faces, tmp_path):
     )
     spent = {}
 
-    def record(_plan, _arm, recipe, budget, _seed, _folder, place, stage):
+    def record(_plan, _arm, recipe, budget, _seed, _folder, place, stage, _begin=None):
         spent[stage] = (recipe.name, budget.faces, getattr(recipe.method, "feature_encoder", None))
         Encoder.untrained(small.vit, plan.crop).save(place / "encoder")
         return {"faces": float(budget.faces), "flops": 1.0}
@@ -205,6 +205,100 @@ def test_a_teacher_of_its_own_is_paid_from_the_budget(faces, tmp_path):
     assert spent["pretrain"][:2] == ("mcf-quick", 200)
     assert spent["pretrain"][2] == str(folder.folder / "teacher")
     assert folder.noted("spent")["teacher_faces"] == 200
+
+
+def test_an_arm_starts_from_a_run_of_its_own_or_from_one_that_is_there(faces, tmp_path):
+    begun = f"begun=mae-face-quick:{SMALL},start=@mae-face-quick"
+    with pytest.raises(ConfigError, match="trains both"):
+        parse_arms(["untrained", f"{begun},method.feature_encoder=@mae-face-quick"])
+    with pytest.raises(ConfigError, match="goes on from another run"):
+        parse_arms(["untrained", "mae-face-second-quick"])
+    first = tmp_path / "first"
+    plan = plan_of(CompareFlags(arms=("untrained", MAE), out=first, data=(faces,), rendered=faces, faces=96, seeds=1))
+    arm = plan.arms[1]
+    cell = CellFolder(plan.folder(arm, 0), running.about(plan, arm, 0))
+    before = running.train(plan, arm, 0, cell)
+    run = cell.folder / "run"
+
+    late = f"late=mae-face-quick:{SMALL},optim.lr_per_256=1e-9,start={run}"
+    plan = plan_of(CompareFlags(arms=("untrained", late), out=first, data=(faces,), rendered=faces, faces=96, seeds=1))
+    arm = plan.arms[1]
+    assert arm.start == str(run)
+    cell = CellFolder(plan.folder(arm, 0), running.about(plan, arm, 0))
+    after = running.train(plan, arm, 0, cell)
+    for one, other in zip(before.vit.parameters(), after.vit.parameters(), strict=True):
+        np.testing.assert_allclose(one.detach(), other.detach(), atol=1e-5)  # it began there and hardly moved
+    assert cell.noted("started") == {"from": str(run), "taken": "everything that trained", "within_budget": False}
+    assert Encoder.load(cell.folder / "run" / "encoder").card["start"]["sha256"] == running.about(plan, arm, 0)["start"]
+    (_, wide) = parse_arms(["untrained", late.replace("vit.width=16", "vit.width=32")])
+    with pytest.raises(ConfigError, match="another shape"):
+        running.about(plan, wide, 0)
+
+
+def test_alarms_of_trainings_stand_in_the_report(done):
+    from fusiform.compare.cells import read_alarms
+    from fusiform.compare.findings import find
+    from fusiform.report.compare_page import summary_text, write_comparison
+
+    cells = {"mae": {0: done / "cells/96-faces/mae/seed-0", 1: done / "cells/96-faces/mae/seed-1"}}
+    assert all("probes" in (folder / "run/log.jsonl").read_text() for folder in cells["mae"].values())  # it was watched
+    log = cells["mae"][1] / "run" / "log.jsonl"
+    kept = log.read_text()
+    try:
+        row = {"step": 4, "event": "alarm", "alarm": "collapse", "message": "the encoder says the same of all: rank 1"}
+        log.write_text(kept + json.dumps(row) + "\n" + '{"step": 5, "event": "alarm", "al')
+        assert read_alarms(cells["mae"][1]) == [("run", 4, row["message"])]
+        findings = find(cells, [], reference="mae")
+        (worry,) = findings.worries
+        assert (worry.arm, worry.seeds, worry.step) == ("mae", (1,), 4)
+        assert "ALARM mae, seed 1, step 4: the encoder says the same" in summary_text(findings)
+        page = write_comparison(done / "worried.html", findings, budget="", command="", date="2026-01-01").read_text()
+        assert "1 alarm in training" in page
+    finally:
+        log.write_text(kept)
+
+
+def test_parts_have_errors_where_there_are_enough_faces_and_people(faces, monkeypatch):
+    from fusiform.compare import slices
+    from fusiform.compare.findings import _parts
+    from fusiform.evaluate import evaluate
+    from fusiform.protocols import LinearProbe
+    from fusiform.tasks.attributes import Attributes
+    from fusiform.tasks.head_pose import HeadPose
+
+    monkeypatch.setattr(slices, "FEWEST_FACES", 8)
+    encoder = Encoder.untrained(parse_arms(["untrained", MAE])[1].recipe().vit, Crop("loose", 20, "exact-points"))
+    spread = []
+    for task in (HeadPose(path=faces), Attributes(path=faces)):  # from sums over faces, and from faces drawn again
+        read = task.read(16)
+        rng = np.random.default_rng(0)
+        read = replace(read, extra={**read.extra, "photo_side": rng.uniform(10, 90, len(read))})
+        measured = evaluate(encoder, task, LinearProbe(), date="2026-01-01", faces=read, resamples=0)
+        every = slices.slice_scores(task, measured, read)
+        assert {"sharpness", "brightness", "yaw", "resolution"} <= {each.group for each in every}
+        assert {each.people >= 6 and each.faces >= 8 for each in every if each.value is not None} == {True}
+        assert all(each.value is None and each.error is None for each in every if each.faces < 8 or each.people < 6)
+        parts = _parts([Result(measured.rows, every, {}), Result(measured.rows, every, {})])
+        known = [part for part in parts if part.value is not None and part.low is not None]
+        assert known
+        assert all(part.low <= part.value <= part.high for part in known)
+        spread += [part.high - part.low for part in known]
+        by_hand = [each for each in every if each.group == "resolution" and each.error is not None]
+        assert by_hand
+    assert max(spread) > 0
+    monkeypatch.setattr(slices, "FEWEST_PEOPLE", 99)
+    assert all(each.value is None for each in slices.slice_scores(task, measured, read))
+
+
+def test_resolution_is_that_of_the_photo():
+    from fusiform.compare.slices import _by_resolution, _photo_side
+
+    names = _by_resolution(np.array([10.0, 20, 30, 40, 50, np.nan]))["resolution"]
+    assert names.tolist() == ["under 24 px", "under 24 px", "24 to 37 px", "37 px or more", "37 px or more", ""]
+    assert _by_resolution(np.full(4, 64.0)) == {}
+    placed = {"placement": {"matrix": [[0.6, -0.8, 0], [0.8, 0.6, 0]], "size": 80}, "camera": {"low_resolution": 2.0}}
+    assert _photo_side(placed) == 40
+    assert np.isnan(_photo_side({}))
 
 
 def test_arms_as_typed(tmp_path):

@@ -136,6 +136,29 @@ def test_an_incomplete_set_is_refused_with_its_counts(name: str, built: Built) -
         strict.read(16)
 
 
+def test_an_incomplete_set_below_the_folder_is_named_and_the_others_go_on(built: Built) -> None:
+    """Found by itself it is left out, said and stands in the rows; asked for by name it is an error."""
+    from fusiform.public import public_tasks
+    from fusiform.suite import Cell, cells, measure
+
+    root = built(made.make_utkface)
+    (task,) = [task for task in public_tasks(root) if task.dataset == "utkface"]
+    said: list[str] = []
+    encoder = untrained()
+    here = measure(Cell(task, LinearProbe(), found=True), encoder, encoder, date=DATE, say=said.append)
+    assert here.trained is None
+    (row,) = here.rows
+    assert row.value is None
+    assert (row.task, row.dataset) == ("age", "utkface")
+    assert "LEFT OUT" in row.note
+    assert "instead of" in row.note
+    assert "--incomplete" in said[0]
+    with pytest.raises(DataError, match="not the official set"):
+        measure(Cell(task, LinearProbe()), encoder, encoder, date=DATE, say=said.append)
+    found = cells(rendered=None, root=root, learned=LinearProbe(), names=["age"])
+    assert [cell.found for cell in found] == [True]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_set_that_is_not_there_says_where_to_ask_and_what_it_must_hold(name: str, tmp_path: Path) -> None:
     with pytest.raises(SetMissing, match=r"ask at https?://.*The folder holds\n"):

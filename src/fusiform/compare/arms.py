@@ -3,6 +3,8 @@
 mae-face-quick                                      a recipe
 low=mae-face-quick:optim.lr_per_256=5e-4            with a name of its own and a change
 mcf-quick:method.feature_encoder=@mae-face-quick    a frozen encoder that the arm trains itself, within its budget
+late=camd-quick:start=runs/mae                      begins with the weights of a finished run or of an encoder
+late=camd-quick:start=@mae-face-quick               of a run that the arm trains itself, within its budget
 runs/a                                              an encoder as it is
 untrained, supervised                               the network's initial weights; the same, trained on each task
 """
@@ -40,6 +42,13 @@ class Arm:
     """Of the recipe; the encoder's folder; the recipe whose network a baseline takes, or ""."""
     changes: tuple[tuple[str, str], ...] = ()
     """Dotted path and value as typed."""
+    start: str = ""
+    """What it begins with instead of random weights: a folder, or @RECIPE to train one within the budget."""
+
+    @property
+    def first(self) -> str:
+        """The recipe of a run of its own that comes before the arm's; "" where there is none."""
+        return self.start[1:] if self.start.startswith("@") else ""
 
     @property
     def teacher(self) -> tuple[str, str] | None:
@@ -58,6 +67,11 @@ class Arm:
             ConfigError: a path that is no setting, or a value of another type.
         """
         recipe = recipes.find(self.name)
+        if recipe.continues and not self.start:
+            raise ConfigError(
+                f"The recipe '{self.name}' goes on from another run, and arm {self.label} names none",
+                do=f"--arms {self.name}:start=RUN, or {self.name}:start=@{recipe.continues}",
+            )
         values = to_json(recipe)
         for path, value in self.changes:
             if value.startswith("@"):
@@ -87,8 +101,15 @@ def parse_arms(specs: Sequence[str]) -> tuple[Arm, ...]:
     for arm in arms:
         if arm.trains:
             arm.recipe()  # refuses what cannot be
-            if arm.teacher is not None:
-                recipes.find(arm.teacher[1])
+            for name in (arm.first, arm.teacher[1] if arm.teacher is not None else ""):
+                if name:
+                    recipes.find(name)
+            if arm.first and arm.teacher is not None:
+                raise ConfigError(
+                    f"Arm {arm.label} trains both a run to start from and a frozen encoder",
+                    expected="one of the two; a budget is cut once",
+                    do="train one of them before and name its folder",
+                )
     return arms
 
 
@@ -126,12 +147,16 @@ def _parse(spec: str) -> Arm:
             f"'{spec}' is no recipe, no baseline and no folder with an encoder", do=did_you_mean(first, known)
         )
     changes: list[tuple[str, str]] = []
+    start = ""
     for change in _BETWEEN.split(",".join(more)) if more else ():
         setting, equals, value = change.partition("=")
         if not equals or not value:
-            raise ConfigError(f"The change '{change}' of arm '{spec}'", expected="group.setting=value")
-        changes.append((setting, value))
-    return Arm(label or first.replace(":", "-"), "recipe", first, tuple(changes))
+            raise ConfigError(f"The change '{change}' of arm '{spec}'", expected="group.setting=value, or start=RUN")
+        if setting == "start":
+            start = value
+        else:
+            changes.append((setting, value))
+    return Arm(label or first.replace(":", "-"), "recipe", first, tuple(changes), start)
 
 
 def _holds_encoder(path: Path) -> bool:

@@ -15,7 +15,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ class SliceScore:
     faces: int
     people: int
     value: float | None
-    """None where the part has too few faces, or the metric is undefined on it."""
+    """None where the part has too few faces or people, or the metric is undefined on it."""
+    error: float | None = None
+    """Standard error from who was tested; None where it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +175,20 @@ def read_note(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
     values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return values
+
+
+def read_alarms(folder: Path) -> list[tuple[str, int, str]]:
+    """(stage, step, words) of every alarm that a cell's trainings raised."""
+    found = []
+    for stage in ("teacher", "start", "run"):
+        path = folder / stage / "log.jsonl"
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            if b'"alarm"' in line:
+                with suppress(ValueError):  # a row that was cut off when the run was killed
+                    row = json.loads(line)
+                    if row.get("event") == "alarm":
+                        found.append((stage, int(row["step"]), str(row["message"])))
+    return found
 
 
 class Stopwatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from fusiform.compare.cells import Result, read_note, read_result
-from fusiform.compare.statistics import Estimate, Sample, best_and_rival, difference, holm, level_of, verdict
+from fusiform.compare.cells import Result, read_alarms, read_note, read_result
+from fusiform.compare.statistics import (
+    Estimate,
+    Sample,
+    best_and_rival,
+    difference,
+    holm,
+    level_of,
+    of_parts,
+    verdict,
+)
 from fusiform.errors import DataError
 from fusiform.report.verdicts import protocol_labels
 from fusiform.results import ResultRow, Verdict
@@ -55,6 +65,9 @@ class PartScore:
     faces: int
     people: int
     value: float | None
+    low: float | None = None
+    high: float | None = None
+    """95 % interval over people and seeds, for this number alone; None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,19 @@ class Spent:
     """Of a frozen encoder that it trained for itself, within the same budget."""
     training_seconds: float
     evaluation_seconds: float
+    started: str = ""
+    """What its trainings began with, where that were not random weights, in words."""
+
+
+@dataclass(frozen=True)
+class Worry:
+    """An alarm that an arm's training raised."""
+
+    arm: str
+    words: str
+    seeds: tuple[int, ...]
+    step: int
+    """The earliest."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +148,7 @@ class Findings:
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     """Cells that are not measured yet."""
+    worries: tuple[Worry, ...] = ()
 
 
 def find(cells: Cells, names: Sequence[str], *, reference: str, notes: Sequence[str] = ()) -> Findings:
@@ -152,7 +179,24 @@ def find(cells: Cells, names: Sequence[str], *, reference: str, notes: Sequence[
     contests = tuple(_decided(contest, [next(corrected) for _ in pending]) for contest, pending in open_contests)
     spent = tuple(_spent(arm, [p for p in seeds.values() if p.is_dir()]) for arm, seeds in cells.items())
     family = sum(math.isfinite(p) for p in p_values)
-    return Findings(contests, spent, reference, family, tuple(rows), tuple(notes), tuple(missing))
+    found = Findings(contests, spent, reference, family, tuple(rows), tuple(notes), tuple(missing))
+    return replace(found, worries=tuple(_worries(cells)))
+
+
+def _worries(cells: Cells) -> list[Worry]:
+    """Alarms of all trainings, each once for an arm and stage."""
+    found: list[Worry] = []
+    for arm, seeds in cells.items():
+        same: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+        for seed, folder in seeds.items():
+            for stage, step, words in read_alarms(folder):
+                # the numbers in a message differ between seeds, its first words do not
+                same.setdefault((stage, re.split(r"[\d:.,(]", words, maxsplit=1)[0]), []).append((step, seed, words))
+        for (stage, _), told in same.items():
+            step, _, words = min(told)
+            label = arm if stage == "run" else f"{arm} (its {stage})"
+            found.append(Worry(label, words, tuple(sorted({seed for _, seed, _ in told})), step))
+    return found
 
 
 def _labels(read: Mapping[str, Mapping[str, Mapping[int, Result]]]) -> dict[str, str]:
@@ -257,8 +301,14 @@ def _parts(results: Sequence[Result]) -> tuple[PartScore, ...]:
     for each in results[0].slices:
         same = [s for r in results for s in r.slices if (s.group, s.name) == (each.group, each.name)]
         values = [s.value for s in same if s.value is not None]
+        errors = [s.error for s in same if s.error is not None]
         mean = float(np.mean(values)) if len(values) == len(results) else None
-        found.append(PartScore(each.group, each.name, each.faces, each.people, mean))
+        low, high = None, None
+        if mean is not None and len(errors) == len(results):
+            # the same people for every seed, so their error does not shrink with the number of seeds
+            span = of_parts(np.array(values), float(np.mean(np.square(errors))), each.people)
+            low, high = (None, None) if math.isnan(span.low) else (span.low, span.high)
+        found.append(PartScore(each.group, each.name, each.faces, each.people, mean, low, high))
     return tuple(found)
 
 
@@ -273,4 +323,8 @@ def _spent(arm: str, folders: Sequence[Path]) -> Spent:
         evaluation.append(sum(s for name, s in by_stage.items() if name.startswith("evaluate")))
         training.append(sum(s for name, s in by_stage.items() if not name.startswith("evaluate")))
     mean = [float(np.mean(each)) if each else 0.0 for each in (faces, own, teacher, training, evaluation)]
-    return Spent(arm, len(folders), mean[0], mean[1] + mean[2], mean[2], mean[3], mean[4])
+    begun = next((note for note in (read_note(folder, "started") for folder in folders) if note), {})
+    where = str(begun.get("from", ""))
+    paid = "within" if begun.get("within_budget") else "not in"
+    started = f"{begun['taken']} of {where.removeprefix('@')}, {paid} the budget" if begun else ""
+    return Spent(arm, len(folders), mean[0], mean[1] + mean[2], mean[2], mean[3], mean[4], started)

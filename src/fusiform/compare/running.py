@@ -21,13 +21,16 @@ from fusiform.config import Recipe, ViTConfig
 from fusiform.embedding import FeatureCache
 from fusiform.encoder import Encoder
 from fusiform.engine import pretrain
-from fusiform.errors import ConfigError, SetMissing
+from fusiform.errors import ConfigError
 from fusiform.evaluate import evaluate, learns
 from fusiform.faces.faceset import FaceSet
 from fusiform.measurement import Crop
 from fusiform.protocols import FineTune, settings
-from fusiform.suite import Cell
+from fusiform.run import Run
+from fusiform.starting import Start
+from fusiform.suite import Cell, readable
 from fusiform.tasks.task import Labelled
+from fusiform.watching import Watch
 
 Say = Callable[[str], None]
 FROM_SCRATCH = FineTune(layer_decay=1.0)
@@ -96,11 +99,11 @@ class Scored:
         key = (cell.task.name, cell.task.dataset, size)
         name = f"{cell.task.name} on {cell.task.dataset}"
         if key not in self._held and name not in self.absent:
-            try:
-                self._held[key] = cell.task.read(size)
-            except SetMissing as error:
-                self.absent[name] = str(error)
-                self._plan.say(f"{name}: not available. {error}")
+            read = readable(cell, size, self._plan.say)
+            if isinstance(read, str):
+                self.absent[name] = read
+            else:
+                self._held[key] = read
         return self._held.get(key)
 
 
@@ -185,8 +188,14 @@ def about(plan: Plan, arm: Arm, seed: int) -> dict[str, Any]:
                 do="--budget-flops 5e13 (or --faces 100000) and --data SET",
             )
         values |= {"identity": arm.recipe().identity, "data": plan.faces.digest, "budget": plan.budget.words}
+        if arm.first:
+            values["start"] = _recipe_before(arm).identity
+        elif arm.start:
+            begin = Start.read(Path(arm.start), arm.recipe())
+            begin.require_shape(arm.recipe().vit)
+            values["start"] = begin.sha256
         if arm.teacher is not None:
-            values["teacher"] = recipe_of_teacher(arm).identity
+            values["teacher"] = _recipe_before(arm).identity
     elif arm.kind == "encoder":
         values["sha256"] = Encoder.load(_encoder_folder(Path(arm.name))).sha256
         values.pop("name")  # the same weights elsewhere are the same arm
@@ -208,36 +217,51 @@ def key_of(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task.name, "dataset": cell.task.dataset, "set": digest, "protocol": settings(cell.protocol)}
 
 
-def recipe_of_teacher(arm: Arm) -> Recipe:
+def _recipe_before(arm: Arm) -> Recipe:
+    """Of the run that an arm trains before its own: one to start from, or a frozen encoder."""
     from fusiform import recipes
 
-    assert arm.teacher is not None
-    return recipes.find(arm.teacher[1])
+    return recipes.find(arm.teacher[1] if arm.teacher is not None else arm.first)
 
 
 def train(plan: Plan, arm: Arm, seed: int, folder: CellFolder) -> Encoder:
-    """The arm's encoder: trained within the budget, its own frozen encoder's training included."""
+    """The arm's encoder: trained within the budget, the training of its own frozen encoder or start included."""
     assert plan.budget is not None
     run_folder = folder.folder / "run"
     if (run_folder / "done.json").is_file() and (run_folder / "encoder" / "encoder.json").is_file():
         return Encoder.load(run_folder / "encoder")
-    budget, spent = plan.budget, {}
-    teacher: str | None = None
-    if arm.teacher is not None:
-        place = folder.folder / "teacher"
-        spent = _pretrain(
-            plan, arm, recipe_of_teacher(arm), budget.share(TEACHER_SHARE), seed, folder, place, "teacher"
-        )
-        budget, teacher = budget.share(1 - TEACHER_SHARE), str(place)
-    own = _pretrain(plan, arm, arm.recipe(teacher=teacher), budget, seed, folder, run_folder, "pretrain")
+    budget, spent, before = plan.budget, {}, ""
+    if arm.first or arm.teacher is not None:
+        before = "start" if arm.first else "teacher"
+        place, part = folder.folder / before, budget.share(TEACHER_SHARE)
+        spent = _pretrain(plan, arm, _recipe_before(arm), part, seed, folder, place, before)
+        budget = budget.share(1 - TEACHER_SHARE)
+    recipe = arm.recipe(teacher=str(folder.folder / "teacher") if before == "teacher" else None)
+    begin = folder.folder / "start" if arm.first else Path(arm.start) if arm.start else None
+    own = _pretrain(plan, arm, recipe, budget, seed, folder, run_folder, "pretrain", begin)
     folder.note("spent", {**own, **{f"teacher_{name}": value for name, value in spent.items()}})
+    if begin is not None:
+        told = {"from": arm.start, "taken": Start.read(begin, recipe).taken, "within_budget": bool(arm.first)}
+        folder.note("started", told)
     return Encoder.load(run_folder / "encoder")
 
 
 def _pretrain(
-    plan: Plan, arm: Arm, recipe: Recipe, budget: Budget, seed: int, folder: CellFolder, place: Path, stage: str
+    plan: Plan,
+    arm: Arm,
+    recipe: Recipe,
+    budget: Budget,
+    seed: int,
+    folder: CellFolder,
+    place: Path,
+    stage: str,
+    begin: Path | None = None,
 ) -> dict[str, float]:
-    """Train within a budget; returns what that came to."""
+    """Train within a budget, watched; returns what that came to.
+
+    Args:
+        begin: folder of the run or encoder to start from.
+    """
     assert plan.faces is not None
     split = "train" if len(training_rows(plan.faces)) < len(plan.faces) else "all"
     recipe = replace(recipe, data=replace(recipe.data, split=split))
@@ -252,14 +276,17 @@ def _pretrain(
     }
     if (place / "done.json").is_file() and (place / "encoder" / "encoder.json").is_file():
         return spent
-    label = f"{arm.label}, seed {seed}" + (" (its teacher)" if stage == "teacher" else "")
+    label = f"{arm.label}, seed {seed}" + {"teacher": " (its teacher)", "start": " (its start)"}.get(stage, "")
+    history = Run.read_log(place) if (place / "log.jsonl").is_file() else []
+    look = Watch(recipe, plan.faces, say=lambda line: plan.say(f"ALARM {label}: {line}"), history=history)
     with folder.stage(stage) as stopwatch:
 
         def watch(clock: Clock, row: dict[str, float]) -> None:
             stopwatch.tick()
             plan.watch(label, recipe, clock, row)
 
-        pretrain(recipe, plan.faces, place, watch=watch)
+        start = None if begin is None else Start.read(begin, recipe)
+        pretrain(recipe, plan.faces, place, start=start, watch=watch, look=look)
     return spent
 
 

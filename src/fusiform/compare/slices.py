@@ -1,4 +1,7 @@
-"""The deciding metric on parts of the scored faces: by exact labels where there are, else by what the pixels tell."""
+"""The deciding metric on parts of the scored faces: by exact labels where there are, else by what the pixels tell.
+
+A part's error is that of who was tested in it: its own people are drawn again and again, as for the whole.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,16 @@ from numpy.typing import NDArray
 from fusiform.compare.cells import SliceScore
 from fusiform.evaluate import Evaluation, learns
 from fusiform.faces.faceset import FaceSet
+from fusiform.intervals import MAX_UNDEFINED, Resamples
 from fusiform.suite import Task
-from fusiform.tasks.task import Labelled
+from fusiform.tasks.task import Labelled, Tallied
 
 FEWEST_FACES = 30
 """A part with fewer faces has no score: it is counted and left out."""
+FEWEST_PEOPLE = 6
+"""Nor has one with fewer people, whose spread is hardly known."""
+DRAWS = 100
+"""Of a part's people, for its error: enough for a standard error within 7 %."""
 Groups = dict[str, NDArray[np.str_]]
 """What faces are told apart by -> (N,) the name of each face's part, "" where it is in none."""
 
@@ -35,20 +43,49 @@ def slice_scores(task: Task, measured: Evaluation, faces: Labelled) -> tuple[Sli
         for name in sorted(set(names.tolist()) - {""}):
             rows = np.flatnonzero(names == name)
             people = len(np.unique(scored.person[rows]))
-            value = _score(task, measured, rows) if len(rows) >= FEWEST_FACES else math.nan
-            found.append(SliceScore(group, name, len(rows), people, value if math.isfinite(value) else None))
+            value, error = math.nan, math.nan
+            if len(rows) >= FEWEST_FACES and people >= FEWEST_PEOPLE:
+                value, error = _score(task, measured, rows)
+            found.append(SliceScore(group, name, len(rows), people, _known(value), _known(error)))
     return tuple(found)
 
 
-def _score(task: Task, measured: Evaluation, rows: NDArray[np.int64]) -> float:
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _score(task: Task, measured: Evaluation, rows: NDArray[np.int64]) -> tuple[float, float]:
+    """The deciding metric on some of the scored faces, and its standard error over people."""
     light = replace(measured.faces, images=measured.faces.images[:, :0, :0])
+    drawn = Resamples.of(light.person[rows], DRAWS, seed=light.dataset)
     if learns(task):
-        return task.score(measured.prediction[rows], light.rows(rows)).get(task.metric, math.nan)
+        inside, prediction = light.rows(rows), measured.prediction[rows]
+        value = task.score(prediction, inside).get(task.metric, math.nan)
+        if isinstance(task, Tallied):
+            sums: Tallied = task
+            totals = drawn.totals(sums.tally(prediction, inside))
+            draws = [sums.score_tally(total).get(task.metric, math.nan) for total in totals]
+        else:
+            each = (drawn.rows(i) for i in range(DRAWS))
+            draws = [task.score(prediction[own], inside.rows(own)).get(task.metric, math.nan) for own in each]
+        return value, _spread(draws, drawn.people)
     # Pairs and galleries need all faces: those of the part count, the others do not
-    weight = np.zeros(len(light))
-    weight[rows] = 1.0
     embedding = measured.prediction.astype(np.float32)
-    return task.score(embedding, light, weight).get(task.metric, math.nan)  # type: ignore[call-arg]
+
+    def scored(weight_of_rows: Any) -> float:
+        weight = np.zeros(len(light))
+        weight[rows] = weight_of_rows
+        return float(task.score(embedding, light, weight).get(task.metric, math.nan))  # type: ignore[call-arg]
+
+    return scored(1.0), _spread([scored(drawn.weights(i)) for i in range(DRAWS)], drawn.people)
+
+
+def _spread(draws: list[float], people: int) -> float:
+    """Standard error, without the bias of drawing from a sample; nan where it cannot be said."""
+    defined = np.array([value for value in draws if math.isfinite(value)])
+    if people < 2 or len(defined) < max(2.0, (1 - MAX_UNDEFINED) * len(draws)):
+        return math.nan
+    return float(defined.std(ddof=1)) * math.sqrt(people / (people - 1))
 
 
 def groups(task: Task, faces: Labelled) -> Groups:
@@ -61,7 +98,21 @@ def groups(task: Task, faces: Labelled) -> Groups:
         found |= _of_london(task, faces)
     elif faces.dataset == "congress":
         found |= _of_congress(task, faces)
+    side = faces.extra.get("photo_side")
+    if side is not None:
+        found |= _by_resolution(np.asarray(side, np.float64))
     return found
+
+
+def _by_resolution(side: NDArray[np.float64]) -> Groups:
+    """Thirds by how many pixels of the picture went into a side of the crop, named by their bounds."""
+    known = side[np.isfinite(side)]
+    if len(known) == 0:
+        return {}
+    low, high = (math.ceil(bound) for bound in np.quantile(known, [1 / 3, 2 / 3]))
+    parts = (f"under {low} px", f"{low} to {high} px", f"{high} px or more")
+    names = [parts[int(s >= low) + int(s >= high)] if math.isfinite(s) else "" for s in side.tolist()]
+    return {"resolution": np.array(names)} if len(set(names) - {""}) > 1 else {}
 
 
 def _by_pixels(faces: Labelled) -> Groups:
@@ -97,7 +148,19 @@ def _by_labels(stored: FaceSet, keys: NDArray[np.str_]) -> Groups:
         "sex": [str((each.get("attrs") or {}).get("sex", "")) for each in labels],
         "skin": [_tone(_number(each, "attrs", "skin_tone")) for each in labels],
     }
-    return {name: np.array(values) for name, values in columns.items() if len(set(values) - {""}) > 1}
+    named = {name: np.array(values) for name, values in columns.items() if len(set(values) - {""}) > 1}
+    return named | _by_resolution(np.array([_photo_side(each) for each in labels]))
+
+
+def _photo_side(labels: Mapping[str, Any]) -> float:
+    """Side of the crop in pixels of its picture, or of the smaller one that this was made from; nan: not known."""
+    placed = labels.get("placement") or {}
+    matrix, size = placed.get("matrix"), placed.get("size")
+    if not matrix or not size:
+        return math.nan
+    scale = math.hypot(matrix[0][0], matrix[1][0])
+    reduced = _number(labels, "camera", "low_resolution") or 1.0
+    return float(size) / scale / reduced if scale > 0 else math.nan
 
 
 def _number(labels: Mapping[str, Any], group: str, name: str, *, other: str = "") -> float | None:

@@ -77,6 +77,11 @@ def level_of(sample: Sample) -> Estimate:
     return _estimate(sample.mean, _over_people(sample.draws.mean(0), sample.people), sample.people, [sample])
 
 
+def of_parts(values: Floats, by_people: float, people: int) -> Estimate:
+    """A score (S,) over seeds on a part of the faces, given its variance over people."""
+    return _estimate(float(values.mean()), by_people, people, [Sample(values, np.empty((len(values), 0)), people)])
+
+
 def difference(one: Sample, other: Sample) -> Estimate:
     """`one` minus `other`, paired over people.
 

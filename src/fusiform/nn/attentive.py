@@ -14,13 +14,13 @@ from fusiform.nn.attention import attention
 
 
 class AttentivePool(nn.Module):
-    """Tokens (B, L, D) -> one vector (B, D)."""
+    """Tokens (B, L, D) -> one vector (B, D), or Q of them side by side (B, Q·D) where several queries look."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, queries: int = 1) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.query = nn.Parameter(torch.randn(1, 1, width))
+        self.query = nn.Parameter(torch.randn(1, queries, width))
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.kv.weight)  # every head looks somewhere from the start, and each elsewhere
@@ -31,7 +31,8 @@ class AttentivePool(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         B, L, D = tokens.shape
+        Q = self.query.shape[1]
         k, v = self.kv(self.norm(tokens)).reshape(B, L, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q = self.query.reshape(1, 1, self.heads, -1).transpose(1, 2).expand(B, -1, -1, -1)
-        out: Tensor = self.proj(attention(q, k, v, None).transpose(1, 2).reshape(B, D))
-        return out
+        q = self.query.reshape(1, Q, self.heads, -1).transpose(1, 2).expand(B, -1, -1, -1)
+        out: Tensor = self.proj(attention(q, k, v, None).transpose(1, 2).reshape(B, Q, D))
+        return out.flatten(1)

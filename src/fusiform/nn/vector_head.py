@@ -8,13 +8,13 @@ from fusiform.nn.attentive import AttentivePool
 
 
 class AttentiveHead(nn.Module):
-    """Tokens [(B, L, D)] -> (B, T)."""
+    """Tokens [(B, L, D)] -> (B, T), through as many vectors as there are queries."""
 
-    def __init__(self, width: int, heads: int, targets: int) -> None:
+    def __init__(self, width: int, heads: int, targets: int, queries: int = 1) -> None:
         super().__init__()
-        self.pool = AttentivePool(width, heads)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.last = nn.Linear(width, targets)
+        self.pool = AttentivePool(width, heads, queries)
+        self.norm = nn.LayerNorm(queries * width, eps=1e-6)
+        self.last = nn.Linear(queries * width, targets)
         nn.init.trunc_normal_(self.last.weight, std=0.01)
         nn.init.zeros_(self.last.bias)
 

@@ -13,13 +13,17 @@ from fusiform.durable import replace_file
 from fusiform.report import figures
 from fusiform.report.compare_charts import intervals, label_curves
 from fusiform.report.compare_words import (
+    GRADES,
     answer,
     choices,
     how_sure,
     shown_gap,
+    shown_part,
     shown_score,
     shown_value,
     summary_text,
+    tally_words,
+    worry_words,
 )
 from fusiform.report.page import environment
 from fusiform.report.words import metric_words
@@ -85,7 +89,9 @@ def write_comparison(
         "date": date,
         "fusiform": __version__,
         "answer": answer(findings),
+        "tally": tally_words(findings),
         "sure": how_sure(findings),
+        "grades": GRADES,
         "choices": choices(findings),
         "arms": arms,
         "rows": [_row(contest, arms, findings.reference) for contest in findings.contests],
@@ -102,6 +108,7 @@ def write_comparison(
         "budgets": _budgets(findings, others),
         "notes": findings.notes,
         "missing": findings.missing,
+        "worries": [worry_words(worry) for worry in findings.worries],
         "command": figures.hide_places(command),
     }
     html = environment().get_template("compare.html.j2").render(page=page)
@@ -164,6 +171,7 @@ def _spent(each: Spent) -> dict[str, str]:
         "teacher": flops(each.teacher_flops) if each.teacher_flops else "",
         "training": figures.span(each.training_seconds) if each.training_seconds else "–",
         "evaluation": figures.span(each.evaluation_seconds) if each.evaluation_seconds else "–",
+        "started": figures.hide_places(each.started),
     }
 
 
@@ -173,11 +181,11 @@ def _parts(contest: Contest, arms: Sequence[str]) -> _Part:
         worst = contest.worst(entry.arm)
         if worst is not None:
             where = f"{worst.group}: {worst.name} ({figures.plural(worst.faces, 'face')})"
-            table.append((entry.arm, shown_score(contest, entry)[0], shown_value(contest, worst.value), where))
+            table.append((entry.arm, shown_score(contest, entry)[0], shown_part(contest, worst), where))
     some = next(parts for parts in contest.parts.values() if parts)
-    by_arm = {arm: {(p.group, p.name): p.value for p in contest.parts.get(arm, ())} for arm in arms}
+    by_arm = {arm: {(p.group, p.name): p for p in contest.parts.get(arm, ())} for arm in arms}
     every = [
-        (part, [shown_value(contest, by_arm[arm].get((part.group, part.name))) for arm in arms])
+        (part, [shown_part(contest, by_arm[arm].get((part.group, part.name))) for arm in arms])
         for part in some
         if part.value is not None
     ]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from fusiform.compare.findings import Contest, Entry, Findings, Versus
+from fusiform.compare.findings import Contest, Entry, Findings, PartScore, Versus, Worry
 from fusiform.report.figures import decimals, interval, number, plural
 from fusiform.report.words import unit
+
+Grade = Literal["sure", "shared", "open"]
+"""One arm is better than every other; some are better than the reference and cannot be told apart; or not even that."""
+
+GRADES: dict[Grade, str] = {"sure": "sure", "shared": "good choice", "open": "open"}
+"""In a table."""
 
 
 @dataclass(frozen=True)
@@ -16,68 +23,112 @@ class Choice:
 
     contest: Contest
     arm: str
+    """With the best mean."""
+    use: tuple[str, ...]
+    """What may be used with equal right: the best arm, and where its lead may be chance those that it may be over."""
+    grade: Grade
     sure: str
     """In a sentence."""
-    status: str
-    """better, cannot tell, or worse where the best arm is no better than the reference."""
     score: str
     gain: str
     """Over the reference, with its interval; "" where the best arm is the reference."""
 
 
+@dataclass(frozen=True)
+class Said:
+    """A part of the answer."""
+
+    grade: Grade | Literal["all"]
+    head: str
+    lines: tuple[str, ...]
+
+
 def choices(findings: Findings) -> list[Choice]:
-    """One for each contest, in their order."""
-    return [_choice(contest, findings.reference) for contest in findings.contests]
+    """One for each contest, the surest first, else in their order."""
+    order: list[Grade] = ["sure", "shared", "open"]
+    found = [_choice(contest, findings.reference) for contest in findings.contests]
+    return sorted(found, key=lambda choice: order.index(choice.grade))
 
 
 def _choice(contest: Contest, reference: str) -> Choice:
     best = contest.entries[0]
+    verdicts = {v.arm: v.verdict for v in contest.versus}
     against = next((v for v in contest.versus if v.arm == best.arm), None)
-    top, status = contest.top, "cannot tell"
+    top = contest.top
+    use: tuple[str, ...] = (best.arm,)
+    grade: Grade = "open"
     if top is None:
         sure = "nothing to compare it with"
     elif top.verdict == "better":
-        sure, status = f"better than every other arm (nearest: {top.reference}, {_p(top)})", "better"
+        grade, sure = "sure", f"better than every other arm; the nearest is {top.reference} ({_p(top)})"
+    elif best.arm == reference:
+        sure = f"no arm is better than {reference}"
+    elif verdicts.get(best.arm) == "better":
+        grade = "shared"
+        near = [e.arm for e in contest.entries if e.arm in contest.near or e.arm == top.reference]
+        use = (best.arm, *(arm for arm in near if verdicts.get(arm) == "better"))
+        sure = f"better than {reference}; {best.arm} leads, but cannot be told from {_listed(near)}"
     else:
-        others = [arm for arm in contest.near if arm != top.reference]
-        more = f", nor from {_listed(others)}" if others else ""
-        sure = f"leads, but cannot be told from {top.reference} ({_p(top)}){more}"
-    if best.arm == reference:
-        sure += "; no arm is better than it"
-    elif against is not None and against.verdict == "cannot tell":
-        sure += f"; cannot be told from {reference}"
+        told = f", and cannot be told from {reference}" if against is not None else ""
+        sure = f"{best.arm} leads by what may be chance ({_p(top)} against {top.reference}){told}"
     gain = "" if against is None else f"{shown_gap(contest, against)}"
-    return Choice(contest, best.arm, sure, status, shown_score(contest, best)[0], gain)
+    return Choice(contest, best.arm, use, grade, sure, shown_score(contest, best)[0], gain)
 
 
 def _p(versus: Versus) -> str:
     return "p < 0.001" if versus.corrected < 0.001 else f"p = {versus.corrected:.2g}"
 
 
-def answer(findings: Findings) -> list[str]:
-    """The whole comparison in a few sentences, for somebody with one minute."""
+def answer(findings: Findings) -> list[Said]:
+    """The whole comparison for somebody with one minute."""
     if not findings.contests:
-        return ["Nothing was measured yet."]
-    said = []
-    found = choices(findings)
+        return [Said("all", "Nothing was measured yet.", ())]
+    found, reference = choices(findings), findings.reference
+    said = [Said("all", _overall(findings), ())]
     sure: dict[str, list[str]] = {}
     for choice in found:
-        if choice.status == "better":
+        if choice.grade == "sure":
             sure.setdefault(choice.arm, []).append(_name(choice.contest, findings))
-    for arm, names in sorted(sure.items(), key=lambda item: -len(item[1])):
-        said.append(f"Use {arm} for {_listed(names)}: there it is better than every other arm.")
-    open_ones = [c for c in found if c.status != "better"]
+    if sure:
+        lines = tuple(f"{_listed(names)}: use {arm}" for arm, names in sorted(sure.items(), key=lambda i: -len(i[1])))
+        said.append(Said("sure", "Sure: one arm is better than every other.", lines))
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for choice in found:
+        if choice.grade == "shared":
+            shared.setdefault(choice.use, []).append(_name(choice.contest, findings))
+    if shared:
+        lines = tuple(f"{_listed(names)}: {_or(arms)}" for arms, names in shared.items())
+        said.append(
+            Said("shared", f"Better than {reference}, though not than every other arm: take what is named.", lines)
+        )
+    open_ones = [_name(choice.contest, findings) for choice in found if choice.grade == "open"]
     if open_ones:
-        leads: dict[str, list[str]] = {}
-        for choice in open_ones:
-            rival = choice.contest.top.reference if choice.contest.top else "nothing"
-            leads.setdefault(f"{choice.arm} leads without being told from {rival}", []).append(
-                _name(choice.contest, findings)
-            )
-        listed = "; ".join(f"{', '.join(names)} ({who})" for who, names in leads.items())
-        said.append(f"No single best arm can be told for {listed}.")
-    said.append(tally_words(findings))
+        head = "Open: no lead here is more than may be chance. More people, seeds or compute may tell."
+        said.append(Said("open", head, (_listed(open_ones),)))
     return said
+
+
+def _overall(findings: Findings) -> str:
+    """The arm to take where one encoder must serve all tasks."""
+    reference, contests = findings.reference, findings.contests
+    arms = {e.arm for c in contests for e in c.entries} - {reference}
+    if not arms:
+        return f"Only {reference} was measured."
+    leads = {arm: sum(c.entries[0].arm == arm for c in contests) for arm in arms}
+    verdicts = {arm: [v.verdict for c in contests for v in c.versus if v.arm == arm] for arm in arms}
+
+    def worth(arm: str) -> tuple[int, int]:
+        return verdicts[arm].count("better") - verdicts[arm].count("worse"), leads[arm]
+
+    best = max(sorted(arms), key=worth)
+    better, worse = verdicts[best].count("better"), verdicts[best].count("worse")
+    if not any("better" in each for each in verdicts.values()):
+        return f"No arm can be told to be better than {reference} on any of {plural(len(contests), 'measurement')}."
+    return (
+        f"One encoder for everything: {best}. It is better than {reference} on {better} of "
+        f"{plural(len(verdicts[best]), 'measurement')} and worse on {worse or 'none'}, and has the best mean on "
+        f"{leads[best]}."
+    )
 
 
 def tally_words(findings: Findings) -> str:
@@ -113,6 +164,12 @@ def how_sure(findings: Findings) -> str:
     return said
 
 
+def worry_words(worry: Worry) -> str:
+    """An alarm with who raised it."""
+    seeds = f"seed{'s' * (len(worry.seeds) > 1)} {', '.join(map(str, worry.seeds))}"
+    return f"{worry.arm}, {seeds}, step {worry.step:,}: {worry.words}"
+
+
 def shown_score(contest: Contest, entry: Entry) -> tuple[str, str]:
     """Mean and interval in the metric's unit."""
     scale, places = _unit(contest)
@@ -128,6 +185,15 @@ def shown_gap(contest: Contest, versus: Versus) -> str:
     return f"{value} {interval(_finite(scale * gap.low), _finite(scale * gap.high), places, signed=True)}".rstrip()
 
 
+def shown_part(contest: Contest, part: PartScore | None) -> str:
+    """A score on a part of the faces, with its interval where it has one."""
+    if part is None or part.value is None:
+        return "–"
+    scale, places = _unit(contest)
+    ends = [None if end is None else scale * end for end in (part.low, part.high)]
+    return f"{number(scale * part.value, places)} {interval(ends[0], ends[1], places)}".rstrip()
+
+
 def shown_value(contest: Contest, value: float | None) -> str:
     scale, places = _unit(contest)
     return number(None if value is None else scale * value, places)
@@ -137,8 +203,11 @@ def summary_text(findings: Findings) -> str:
     """For the terminal: the answer, then a table of the contests."""
     from textwrap import wrap
 
-    lines = [line for said in [*answer(findings), how_sure(findings)] for line in wrap(said, 110)]
-    lines.append("")
+    lines = []
+    for part in answer(findings):
+        lines += wrap(part.head, 110)
+        lines += [line for one in part.lines for line in wrap(one, 108, initial_indent="  ", subsequent_indent="    ")]
+    lines += [*wrap(f"{tally_words(findings)} {how_sure(findings)}", 110), ""]
     for choice in choices(findings):
         contest = choice.contest
         arrow = "↑" if contest.higher_is_better else "↓"
@@ -150,6 +219,8 @@ def summary_text(findings: Findings) -> str:
             lines.append(f"  {entry.arm:<24} {value:>9} {span:<20} {said}".rstrip())
     if findings.missing:
         lines += ["", f"Not measured yet: {plural(len(findings.missing), 'cell')}, such as {findings.missing[0]}."]
+    for worry in findings.worries:
+        lines += wrap(f"ALARM {worry_words(worry)}", 110, subsequent_indent="  ")
     lines += [line for note in findings.notes for line in wrap(note, 110, subsequent_indent="  ")]
     return "\n".join(lines) + "\n"
 
@@ -170,5 +241,9 @@ def _name(contest: Contest, findings: Findings) -> str:
     return contest.name if len(same) == 1 else f"{contest.name} ({contest.protocol})"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _listed(names: Sequence[str], last: str = "and") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def _or(names: Sequence[str]) -> str:
+    return _listed(names, "or")

@@ -139,7 +139,7 @@ class Alignment:
             split=folds_by_person(person, self.folds, LONDON),
             keys=np.array([photos[row].key for row in crops.row]),
             crop=crops.crop,
-            extra={"train_only": crops.copy > 0},
+            extra={"train_only": crops.copy > 0, "photo_side": crops.photo_side},
             notes=crops.notes,
         )
 

@@ -136,7 +136,10 @@ class HeadPose:
             split=split,
             keys=np.array([each.face.key for each in faces]),
             crop=crops.crop,
-            extra={"clockwise": np.array([_clockwise(matrix) for matrix in crops.matrices], np.float64)},
+            extra={
+                "clockwise": np.array([_clockwise(matrix) for matrix in crops.matrices], np.float64),
+                "photo_side": crops.photo_side,
+            },
             notes={**notes, **crops.notes, **used},
         )
 

@@ -58,7 +58,7 @@ class Identification:
             split=np.full(len(crops), "test"),
             keys=np.array([photos[row].key for row in crops.row]),
             crop=crops.crop,
-            extra={"gallery": gallery},
+            extra={"gallery": gallery, "photo_side": crops.photo_side},
             notes={**crops.notes, "people": int(gallery.sum()), "probes": int((~gallery).sum())},
         )
 

@@ -151,6 +151,11 @@ class PhotoCrops:
     def size(self) -> int:
         return self.crop.size
 
+    @property
+    def photo_side(self) -> NDArray[np.float64]:
+        """(M,) side of each crop in pixels of its photo: below `size`, the face was enlarged."""
+        return np.asarray(self.size / np.hypot(self.matrices[:, 0, 0], self.matrices[:, 1, 0]), np.float64)
+
     def placement(self, index: int) -> Placement:
         """Of one crop before mirroring."""
         (a, b, tx), (c, d, ty) = self.matrices[index].tolist()

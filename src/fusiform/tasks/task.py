@@ -38,8 +38,9 @@ class Labelled:
     keys: NDArray[np.str_]
     crop: Crop
     extra: Mapping[str, Array] = field(default_factory=dict)
-    """More per-face arrays that the score needs, such as the normalizer of each face. The key "train_only" (N,) bool is
-    reserved: rows with True (jittered or mirrored copies of a face) may train a head but are never scored."""
+    """More per-face arrays that the score needs, such as the normalizer of each face. Two keys are reserved. Rows with
+    True in "train_only" (N,) bool (jittered or mirrored copies of a face) may train a head but are never scored.
+    "photo_side" (N,) float is the side of the crop in pixels of its photo, for slices by resolution."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Counts for the reader of a result: photos read, photos left out and why, faces chosen among several."""
 

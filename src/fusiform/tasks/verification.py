@@ -96,6 +96,7 @@ class Verification:
             split=np.full(len(keys), "test"),
             keys=keys,
             crop=crops.crop,
+            extra={"photo_side": crops.photo_side},
             notes={
                 **crops.notes,
                 "pairs of one person": genuine,

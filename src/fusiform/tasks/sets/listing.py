@@ -238,7 +238,7 @@ def labelled(
             notes.pop(_SECOND_CHOICE, 0)
         )
     found = chosen.rows(crops.row)
-    extra = dict(found.extra)
+    extra = {**found.extra, "photo_side": crops.photo_side}
     target = np.asarray(found.target)
     if target.dtype.kind == "f" and np.isnan(target).any():
         extra["fill"] = _fill(target, found.split)

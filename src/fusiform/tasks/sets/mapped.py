@@ -115,7 +115,7 @@ def labelled_maps(
         split=split,
         keys=np.array([face.key for face in faces]),
         crop=crops.crop,
-        extra={"train_only": crops.copy > 0},
+        extra={"train_only": crops.copy > 0, "photo_side": crops.photo_side},
         notes={**notes, **crops.notes, **used, "faces whose file's left is the viewer's": viewers},
     )
 

@@ -112,7 +112,12 @@ def labelled_points(
         split=split,
         keys=np.array([each.face.key for each in faces]),
         crop=crops.crop,
-        extra={"train_only": crops.copy > 0, "subset": subset.reshape(len(faces), len(of.subsets)), **lengths},
+        extra={
+            "train_only": crops.copy > 0,
+            "photo_side": crops.photo_side,
+            "subset": subset.reshape(len(faces), len(of.subsets)),
+            **lengths,
+        },
         notes={**notes, **crops.notes, **used, **counted},
     )
 

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # tests run in parallel processes, each with one thread: faster and steadier than many threads in one
 JOBS ?= 2
 
-.PHONY: docs fuzz help demo demo-long test test-all check bench bench-methods clean
+.PHONY: docs fuzz help demo demo-long test test-all check audit wheel wheel-test bench bench-methods clean
 
 help:
 	@echo "make demo       photos (or rendered faces) to a measured encoder and a report, about 9 minutes on two cores"
@@ -15,7 +15,8 @@ help:
 	@echo "make test-all   the slow ones too"
 	@echo "make fuzz       damaged and hostile files through every reader, some minutes; ROUNDS=, SECONDS=, ONLY="
 	@echo "make docs       the documentation as a site"
-	@echo "make check      lint, formatting, types"
+	@echo "make check      lint, formatting, types, known vulnerabilities of what is installed"
+	@echo "make wheel      dist/fusiform-*.whl; make wheel-test installs it in a fresh environment and asks it for a face"
 	@echo "make bench      timings, side by side"
 	@echo "make bench-methods  the five methods and two baselines at equal compute, three seeds, about an hour; SEEDS=5 BUDGET=4 goes on"
 	@echo "Variables: PHOTOS=dir (your photos for the demo), OUT=dir (where the demo writes), PYTHON=python3.12"
@@ -42,6 +43,17 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
+
+audit: $(STAMP)
+	$(BIN)/python .ci/audit.py
+
+wheel: $(STAMP)
+	$(BIN)/python -m pip wheel --disable-pip-version-check --progress-bar off -q --no-deps -w dist .
+	@ls dist/*.whl
+
+wheel-test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m '' tests/end_to_end/test_wheel.py
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e ".[bench]"

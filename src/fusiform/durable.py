@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fusiform.errors import DataError, RunBusy
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 ASIDE = ".tmp"
 """Ending of everything that is not finished; a leftover of it is garbage."""
 
+_BINARY: int = getattr(os, "O_BINARY", 0)
+"""Windows changes line ends in files that are opened without it."""
+_LOCKED_AT = 1 << 30
+"""Byte of a lock file that Windows locks: nobody reads it, and what is locked there cannot be read."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -31,7 +40,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, An
     The hash is taken from memory on the way, not read back: it also finds what the disk got wrong.
     """
     digest, length = hashlib.sha256(), 0
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
     try:
         for piece in pieces:
             left = memoryview(piece).cast("B")
@@ -53,6 +62,8 @@ def hash_file(path: Path) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names, without which a rename may be lost with the power."""
+    if sys.platform == "win32":  # opens no folders
+        return
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -113,9 +124,13 @@ def _refusal(path: Path, needed: int, error: OSError) -> DataError:
         )
     return DataError(
         f"Cannot write {path}: {reason}",
-        expected=f"a folder in which this process (user {os.geteuid()}) may write {needed:,} bytes",
+        expected=f"a folder in which this process (user {_user()}) may write {needed:,} bytes",
         do=f"ls -ld {path.parent}",
     )
+
+
+def _user() -> str:
+    return str(os.geteuid()) if hasattr(os, "geteuid") else os.environ.get("USERNAME", "unknown")
 
 
 def sealed_json(values: Mapping[str, Any]) -> bytes:
@@ -163,13 +178,14 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lock"
         with writing(self.path, 100):
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
                 os.ftruncate(file, 0)
-                os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                _write_at_start(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             except BlockingIOError as error:
-                holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "a process that just started"
+                os.lseek(file, 0, os.SEEK_SET)
+                holder = os.read(file, 1000).decode(errors="replace").strip() or "a process that just started"
                 os.close(file)
                 raise RunBusy(
                     f"{folder} is in use by {holder}",
@@ -190,6 +206,26 @@ class FolderLock:
             self._file = None
 
 
+def _lock(file: int) -> None:
+    """Until the file is closed. `BlockingIOError` where another process has it."""
+    if sys.platform == "win32":
+        os.lseek(file, _LOCKED_AT, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from error
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write_at_start(file: int, content: bytes) -> None:
+    if hasattr(os, "pwrite"):
+        os.pwrite(file, content, 0)
+    else:  # Windows
+        os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, content)
+
+
 _held: set[int] = set()
 
 
@@ -200,4 +236,5 @@ def _forget_locks() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_forget_locks)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)

@@ -358,7 +358,7 @@ def _plain(value: Any, name: str, lost: dict[str, str]) -> Any:
 def _open_log(path: Path) -> int:
     """The log, open for appending, after cutting off a last row that a killed process did not finish."""
     with writing(path, 100):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         torn = next(reversed(_lines(path)), b"")
         if torn and not torn.endswith(b"\n"):
             os.ftruncate(file, path.stat().st_size - len(torn))

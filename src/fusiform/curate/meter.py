@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 import time
+
+if sys.platform != "win32":
+    import resource
 
 
 class Meter:
@@ -27,5 +30,7 @@ def _hours(cpu: float, count: int) -> str:
 
 
 def _cpu_seconds() -> float:
+    if sys.platform == "win32":  # which does not add up its ended children
+        return time.process_time()
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)

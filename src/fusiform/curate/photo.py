@@ -16,7 +16,7 @@ from fusiform.curate.likeness import Look, look_of
 from fusiform.curate.measure import Measures, measure
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.points import FaceFinder, find_points
-from fusiform.curate.scan import SourceFile, printable
+from fusiform.curate.scan import READ_ONLY, SourceFile, printable
 from fusiform.errors import DataError
 from fusiform.faces.align import Image, Placement, crop, place, place_box, template
 from fusiform.faces.decode import FORMATS, ImageRefused, decode, sniff
@@ -133,7 +133,7 @@ def read_photo(file: SourceFile) -> bytes:
     """
     try:
         # not to wait for a writer, should the file have become a pipe since the scan
-        handle = os.open(file.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        handle = os.open(file.path, READ_ONLY)
         with os.fdopen(handle, "rb") as stream:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import signal
+import sys
 import time
 import traceback
 from collections import deque
@@ -28,6 +28,11 @@ from typing import Any, Generic, TypeVar
 
 from fusiform.errors import DataError, FusiformError
 
+if sys.platform != "win32":
+    import resource
+
+_CPU_SPENT = -int(getattr(signal, "SIGXCPU", 0)) or None
+"""Exit code of a process that used up its CPU time, where the system can end it for that."""
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -198,7 +203,7 @@ class Workers(Generic[Item, Answer]):
         waiting.extendleft(reversed(rest))
         if tries[index] < 2:
             waiting.appendleft(index)
-        elif stalled or code == -signal.SIGXCPU:
+        elif stalled or code == _CPU_SPENT:
             yield index, Died("timed-out", f"no answer within {self._limits.seconds:g} s")
         else:
             yield index, Died("crashed-decoder", _ending(code))
@@ -244,6 +249,8 @@ def _serve(pipe: Connection, load: Callable[[], Any], work: Callable[[Any, Any],
 
 def limit_memory(beyond: int) -> None:
     """Cap the address space at what is in use now plus `beyond`; where the system does not say, leave it open."""
+    if sys.platform == "win32":
+        return
     with suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -252,7 +259,10 @@ def limit_memory(beyond: int) -> None:
 
 
 def limit_cpu(seconds: float) -> None:
-    """End the process by SIGXCPU when the coming item takes more than `seconds` of CPU, even inside C code."""
+    """End the process by SIGXCPU when the coming item takes more than `seconds` of CPU, even inside C code. Where the
+    system cannot (Windows), the parent's own clock has to do."""
+    if sys.platform == "win32":
+        return
     usage = resource.getrusage(resource.RUSAGE_SELF)
     wanted = int(usage.ru_utime + usage.ru_stime + seconds) + 1
     with suppress(OSError, ValueError):

@@ -15,6 +15,10 @@ from typing import Any
 
 from fusiform.errors import ConfigError, DataError, did_you_mean
 
+READ_ONLY = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+"""How a file of strangers is opened, with what the system has of it: without waiting for a writer where it is a pipe,
+not for child processes, and byte for byte."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:

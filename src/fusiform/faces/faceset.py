@@ -102,7 +102,7 @@ class _Descriptor:
     """An open file that closes when the last one who uses it lets go: safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "number"):
@@ -124,7 +124,11 @@ class _OpenShards:
             self._open[shard] = file
             if len(self._open) > self._at_most:
                 self._open.popitem(last=False)
-        return os.pread(file.number, length, offset)
+        if hasattr(os, "pread"):
+            return os.pread(file.number, length, offset)
+        with self._lock:  # Windows has one place in the file for all threads
+            os.lseek(file.number, offset, os.SEEK_SET)
+            return os.read(file.number, length)
 
 
 class FaceSet:
@@ -389,7 +393,7 @@ def _read_index(folder: Path, info: dict[str, Any], *, hashed: bool) -> pa.Table
             raise DataError(f"The index '{file}' is damaged", expected="the bytes that set.json tells of", do=RUN_AGAIN)
         mapped = pa.ipc.open_file(pa.memory_map(str(file))) if name == MAPPED_FILE else None
         table = pq.read_table(file).cast(INDEX_SCHEMA) if mapped is None else mapped.read_all()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         lost = f"set '{folder}' has lost its index ({INDEX_FILE})"
         what = lost if isinstance(error, FileNotFoundError) else f"index '{file}' cannot be read ({error})"
         raise DataError(f"The {what}", do=RUN_AGAIN) from error

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fusiform.curate.options import CurateOptions
-from fusiform.curate.scan import SourceFile
+from fusiform.curate.scan import READ_ONLY, SourceFile
 from fusiform.errors import DataError
 
 MAX_MEMBER_BYTES = 512 << 20
@@ -94,7 +94,7 @@ def kind_of(file: SourceFile) -> str:
     if ending in ("", "lmdb"):
         return ending
     try:
-        handle = os.open(file.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        handle = os.open(file.path, READ_ONLY)
         with os.fdopen(handle, "rb") as stream:
             head = stream.read(512)
     except OSError:

@@ -44,7 +44,7 @@ HONEST = {
     "endless": {413, 503, 408, 0},
     "leaves": {-1, 200, 503, 504},
     "head": {408, 0},
-    "trickle": {408, 503, 0},
+    "trickle": {408, 503, 504, 0},
 }
 """Statuses that each kind of request may end with; 0: the connection was closed while it was still sending, -1: it
 went away itself."""
@@ -201,7 +201,7 @@ async def load(
 async def _trickle(address: str, kind: str, until: float, tally: Tally) -> None:
     """A byte a second, for as long as the service bears it; then again."""
     host, _, port = address.removeprefix("http://").partition(":")
-    head = b"POST /v1/analyze HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9000000\r\n"
+    head = b"POST /v1/analyze HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 900000\r\n"
     while time.monotonic() < until:
         status, began = 0, time.monotonic()
         with suppress(OSError, asyncio.IncompleteReadError):

@@ -179,14 +179,18 @@ def read_ledger(path: Path) -> pa.Table:
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"The ledger '{file}' cannot be read ({error})", do="fusiform shards verify SET") from error
-    lacking = [name for name in SCHEMA.names if name not in table.column_names and name not in LATER]
-    if lacking:
-        raise DataError(
-            f"The ledger '{file}' lacks the columns {lacking}",
-            expected=f"ledger version {LEDGER_VERSION}",
-            do="use the version of fusiform that wrote it",
-        )
-    return conformed(table)
+    try:
+        present = set(table.column_names)  # decoded only now, and perhaps no text
+        lacking = [name for name in SCHEMA.names if name not in present and name not in LATER]
+        if not lacking:
+            return conformed(table)
+    except (pa.ArrowException, ValueError) as error:  # columns of other types; two of one name
+        raise DataError(f"'{file}' holds another table than a ledger ({error})") from error
+    raise DataError(
+        f"The ledger '{file}' lacks the columns {lacking}",
+        expected=f"ledger version {LEDGER_VERSION}",
+        do="use the version of fusiform that wrote it",
+    )
 
 
 def conformed(table: pa.Table) -> pa.Table:

@@ -1,8 +1,13 @@
-"""A service without weights, for tests of everything around the model: a face is where a picture is red."""
+"""A service without weights, for tests of everything around the model: a face is where a picture is red.
+
+As a program it serves that model in a process of its own: `python serving.py SECONDS-A-BATCH LIMITS-AS-JSON`.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,3 +91,22 @@ def picture(
     out = io.BytesIO()
     PIL.Image.fromarray(pixels).save(out, kind)
     return out.getvalue()
+
+
+def main() -> None:
+    from fusiform.serve.running import listen, run
+    from fusiform.serve.service import service
+    from fusiform.serve.settings import Access, Limits
+
+    def say(message: str) -> None:
+        sys.stderr.write(f"fusiform serve: {message}\n")
+        sys.stderr.flush()
+
+    door = listen("127.0.0.1", 0)
+    say(f"listening at http://127.0.0.1:{door.getsockname()[1]}/")
+    limits = Limits(**json.loads(sys.argv[2]))
+    run(service(limits, Access(), lambda: red_model(float(sys.argv[1]))), door, say=say)
+
+
+if __name__ == "__main__":
+    main()

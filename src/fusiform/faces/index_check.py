@@ -13,11 +13,11 @@ def wrong_with(table: pa.Table, schema: pa.Schema, *, values: bool) -> str | Non
         schema: which columns, of which types; none may have a value missing.
         values: look at every value, and not only at the columns.
     """
-    if table.schema.names != schema.names or any(a.type != b.type for a, b in zip(table.schema, schema, strict=True)):
-        return f"has other columns than {', '.join(schema.names)}"
     try:
+        if table.schema.names != schema.names or table.schema.types != schema.types:
+            return f"has other columns than {', '.join(schema.names)}"
         table.validate(full=values)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         return f"is damaged ({str(error).splitlines()[0]})"
     holes = [name for name in schema.names if table[name].null_count]
     return f"lacks values of {holes[0]}" if holes else None

@@ -213,7 +213,8 @@ function card(face, i) {
     const over = face.pictures[name];
     if (!over || !crop) continue;
     const stack = make("div", { class: "stack" }, image(crop, ""), image(over, `Face ${i + 1}: ${CAPTIONS[name]}`));
-    pictures.append(figure(stack, CAPTIONS[name]));
+    const parts = name === "parsing" && Object.values(face.answers).find((said) => Array.isArray(said.runs));
+    pictures.append(figure(stack, CAPTIONS[name], ...(parts ? [legend(parts, face.shown.parsing)] : [])));
   }
   if (face.pictures.reconstruction) {
     const painted = image(face.pictures.reconstruction, `Face ${i + 1}: ${CAPTIONS.reconstruction}`);
@@ -230,8 +231,31 @@ function card(face, i) {
   return node;
 }
 
-function figure(content, caption) {
-  return make("figure", {}, content, make("figcaption", {}, caption));
+function figure(content, caption, ...more) {
+  return make("figure", {}, content, make("figcaption", {}, caption), ...more);
+}
+
+/** The parts of a face by their share of the crop, each with the colour that it is painted in. */
+function legend(parts, painted) {
+  const seen = new Map();
+  let at = 0;
+  for (const [part, length] of parts.runs) {
+    const known = seen.get(part) ?? { first: at, pixels: 0 };
+    seen.set(part, { ...known, pixels: known.pixels + length });
+    at += length;
+  }
+  const sheet = make("canvas", { width: parts.size, height: parts.size }).getContext("2d", { willReadFrequently: true });
+  sheet.drawImage(painted, 0, 0, parts.size, parts.size);
+  const list = make("ul", { class: "legend", "aria-label": "Parts of the face" });
+  for (const [part, { first, pixels }] of [...seen].sort((a, b) => b[1].pixels - a[1].pixels)) {
+    if (!part || !parts.classes[part]) continue; // background and unlabelled pixels are left bare
+    const [r, g, b] = sheet.getImageData(first % parts.size, Math.floor(first / parts.size), 1, 1).data;
+    const swatch = make("span", { class: "swatch", "aria-hidden": "true" });
+    swatch.style.backgroundColor = `rgb(${r}, ${g}, ${b})`;
+    const share = (100 * pixels) / at;
+    list.append(make("li", {}, swatch, `${parts.classes[part]} ${share < 1 ? "under 1" : Math.round(share)} %`));
+  }
+  return list;
 }
 
 const number = (value) => (value === null ? "–" : Number(value).toFixed(Math.abs(value) >= 10 ? 0 : 2));

@@ -67,6 +67,8 @@ class ViTConfig:
     """Whether a layer norm stands before the first block, as in CLIP."""
     registers: int = field(default=0, metadata=LATER)
     """Tokens that belong to no patch and are not part of the output, as in DINOv2 with registers."""
+    whitened: bool = field(default=False, metadata=LATER)
+    """Whether the mean of the patch tokens is whitened where faces are compared, as measured at the end of a run."""
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from pixels in [0, 1], per channel R, G, B."""
     pixel_std: tuple[float, float, float] = IMAGENET_STD
@@ -166,9 +168,8 @@ class DataConfig:
     split: str = "train"
     """Split of the set to train on; "all" takes every face."""
     resampling: Literal["bicubic", "fast"] = field(default="bicubic", metadata=LATER)
-    """How views are resized. "bicubic": with antialiasing, as published recipes do. "fast": a crop of twice a view's
-    size or more is decoded smaller, and resized by areas or bilinearly; a few grey levels apart, 1.3 to 2 times as
-    fast."""
+    """How views are resized. "bicubic": antialiased, as in published recipes. "fast": large crops are decoded smaller,
+    resized by areas or bilinearly; a few grey levels apart, 1.3 to 2 times as fast."""
     people: bool = field(default=False, metadata=LATER)
     """Whether batches say who is shown, for methods that learn from it: only faces of people whom the set names are
     then used, and the others are counted out."""
@@ -208,8 +209,7 @@ class OptimConfig:
     layer_decay: float | None = field(default=None, metadata=LATER)
     """Factor on the learning rate from each of the encoder's layers to the one before it; None: one rate for all."""
     muon: float | None = field(default=None, metadata=LATER)
-    """Muon moves the matrices of transformer blocks, at this multiple of the learning rate; AdamW the rest. None: AdamW
-    moves everything."""
+    """Muon moves the matrices of blocks, at this multiple of the learning rate. None: AdamW moves everything."""
     clip: float | None = None
     """Largest global gradient norm; None does not clip."""
     clip_each: float | None = None
@@ -261,8 +261,7 @@ class LoopConfig:
     compile: bool = False
     """Compile the encoder's blocks with torch.compile."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
-    """Among several ranks: "ddp" gives each a whole copy; "fsdp" cuts weights, teachers and moments into a part for
-    each, for encoders that are too large for one device."""
+    """A rank has a whole copy ("ddp") or its part of all weights, teachers and moments ("fsdp", for large encoders)."""
     activation_checkpointing: bool = False
     """Compute blocks' activations again when their gradients are needed: less memory, about a third more time."""
     rank_timeout: float = 30.0

@@ -91,7 +91,8 @@ def embed(
 
     Args:
         images: (N, S, S, 3) uint8 RGB with S the encoder's image size.
-        features: "pooled": mean of the patch tokens; "concat": all of them side by side; "patches": each by itself;
+        features: "pooled": mean of the patch tokens; "whitened": that mean, whitened; "concat": all of them side by
+            side; "patches": each by itself;
             "cls": the class token, which methods that do not train it leave at noise; "cls+pooled": both side by side;
             "cls+concat": the class token beside all patch tokens.
         layer: block, from 0; None: the output after the final norm.
@@ -103,8 +104,13 @@ def embed(
 
     Raises:
         DataError: images of another shape or type.
-        ConfigError: a layer that the encoder does not have.
+        ConfigError: a layer that the encoder does not have; "whitened" of an encoder without a whitening, or of an
+            inner layer.
     """
+    if features == "whitened":
+        require_whitening(encoder, layer)
+        more: dict[str, Any] = {"batch": batch, "device": device, "cache": cache}
+        return whitened(encoder, embed(encoder, images, features="pooled", **more))
     config = encoder.vit.config
     S, P, D = config.image_size, config.patches, config.width
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (S, S, 3):
@@ -147,6 +153,24 @@ def embed(
         cache.put((*identity, "cls"), classes, classes.nbytes)
         cache.put((*identity, "patches" if keep_tokens else "pooled"), out, out.nbytes)  # last: the last to be dropped
     return _shape(classes, out, features)
+
+
+def require_whitening(encoder: Encoder, layer: int | None) -> None:
+    if encoder.vit.whitening is None:
+        raise ConfigError(
+            f"Encoder '{encoder.name}' has no whitening", do='take "pooled", or train with --vit.whitened'
+        )
+    if layer is not None:
+        raise ConfigError(f"Whitened features of layer {layer}: the whitening was measured after the final norm")
+
+
+def whitened(encoder: Encoder, pooled: Floats) -> Floats:
+    """The encoder's whitening of means of patch tokens, (N, D) -> (N, D)."""
+    whitening = encoder.vit.whitening
+    assert whitening is not None
+    mean, matrix = whitening.mean.float().cpu().numpy(), whitening.matrix.float().cpu().numpy()
+    out: Floats = (pooled - mean) @ matrix
+    return out
 
 
 def _normed(tokens: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from fusiform.faces.stream import IN_MEMORY, Stream, batches
 from fusiform.starting import Start
 from fusiform.together import SharedRun
 from fusiform.training import Training, describe
+from fusiform.whitening import measure_whitening
 from fusiform.world import World, local_ranks, ranks
 
 Watcher = Callable[[Clock, dict[str, float]], None]
@@ -122,6 +123,7 @@ def pretrain(
                 raise Interrupted.at(step + 1, str(folder))
         run.finish(training)
         encoder = training.encoder(faces) if start is None else start.descend(training.encoder(faces))
+        measure_whitening(encoder, faces, recipe.data.split, device=str(world.device))
         world.group.on_first(lambda: encoder.save(Path(folder) / "encoder"))
         return encoder
 

@@ -17,13 +17,14 @@ import tyro
 from fusiform.errors import ConfigError
 from fusiform.shots import Shots
 
-Features = Literal["pooled", "concat", "patches", "cls", "cls+pooled", "cls+concat"]
-"""What is seen of the tokens: the mean of the patch tokens (D,), all of them side by side (P·D,), each by itself
-(P, D), the class token (D,), the class token and that mean side by side (2D,), or it and all of them (D + P·D,)."""
-Pooling = Literal["pooled", "cls", "cls+pooled"]
+Features = Literal["pooled", "whitened", "concat", "patches", "cls", "cls+pooled", "cls+concat"]
+"""What is seen of the tokens: the mean of the patch tokens (D,), that mean whitened as the encoder says (D,), all
+tokens side by side (P·D,), each by itself (P, D), the class token (D,), the class token and that mean side by side
+(2D,), or it and all of them (D + P·D,)."""
+Pooling = Literal["pooled", "whitened", "cls", "cls+pooled"]
 """The forms of an encoder's own vector of a face (`fusiform.encoder.Encoder.pooling`)."""
-POOLINGS: tuple[Pooling, ...] = ("pooled", "cls", "cls+pooled")
-WholeFace = Literal["pooled", "concat", "cls", "cls+pooled", "cls+concat"]
+POOLINGS: tuple[Pooling, ...] = ("pooled", "whitened", "cls", "cls+pooled")
+WholeFace = Literal["pooled", "whitened", "concat", "cls", "cls+pooled", "cls+concat"]
 
 Head = Literal["linear", "attentive", "upernet", "heatmap", "rotation-6d", "by-task"]
 """What stands on the encoder. "by-task": for maps UPerNet, for points heatmaps, for rotations six numbers made
@@ -342,6 +343,8 @@ def read_out(protocol: Protocol, pooling: Pooling | None, asked: Features = "poo
         return pooling or "pooled"
     if isinstance(protocol, AttentiveProbe):
         return "patches"
+    if pooling == "whitened":  # a head that is fitted scales directions by itself
+        return asked
     if asked == "concat":
         return "concat" if pooling in (None, "pooled") else "cls+concat"
     return asked if asked == "patches" or pooling is None else pooling

@@ -205,7 +205,7 @@ class Training:
             "licences_of_faces": faces.info.get("licences", {}),
             **({} if not (found := rights_of_set(faces.folder, self.recipe.data.split)) else for_card(found)),
         }
-        return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card, pooling=self.method.pooling)
+        return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card, pooling="whitened" if vit.whitening is not None else self.method.pooling)
 
 
 def describe(faces: FaceSet) -> dict[str, Any]:

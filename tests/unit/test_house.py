@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("parallel", "training", "together", "starting", "engine"),
         *(
             "embedding",
+            "whitening",
             "watching",
             "tensorboard",
             "probing",

@@ -32,6 +32,7 @@ class EncoderGraph(nn.Module):
         width = config.width * (2 if self.pooling == "cls+pooled" else 1)
         seen = {
             "pooled": "the mean of the patch tokens",
+            "whitened": "the mean of the patch tokens, whitened",
             "cls": "the class token",
             "cls+pooled": "the class token beside the mean of the patch tokens",
         }[self.pooling]
@@ -55,5 +56,7 @@ class EncoderGraph(nn.Module):
     def forward(self, faces: Tensor) -> tuple[Tensor, ...]:
         tokens = self.tokens(faces)
         first, mean = tokens[:, 0], tokens[:, 1:].mean(1)
-        seen = {"pooled": [mean], "cls": [first], "cls+pooled": [first, mean]}[self.pooling]
+        if self.pooling == "whitened" and self.vit.whitening is not None:
+            mean = self.vit.whitening(mean)
+        seen = {"pooled": [mean], "whitened": [mean], "cls": [first], "cls+pooled": [first, mean]}[self.pooling]
         return F.normalize(torch.cat(seen, 1), dim=-1, eps=1e-12), tokens

@@ -23,6 +23,7 @@ INTENDED = (
 )
 _SEEN = {
     "pooled": "the mean of the patch tokens",
+    "whitened": "the mean of the patch tokens, whitened (timm and transformers do not have the whitening)",
     "cls": "the class token",
     "cls+pooled": "the class token beside the mean of the patch tokens",
 }

@@ -18,7 +18,8 @@ Ours are MAE's and timm's names, so for timm little changes. The map, ours -> th
     blocks.N.ls1.gamma, ls2      the same                         layer_scale1.lambda1, layer_scale2 (DINOv2)
     norm_pre, norm               the same                         -, layernorm
 
-What a library has no place for is refused by name; no entry is left out in silence.
+What a library has no place for is refused by name. One thing is left out, and the card says so: the whitening of the
+mean of patch tokens, which comes after what these libraries return.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Named:
     """For its model.safetensors."""
 
 
+def _shared(vit: ViT) -> dict[str, Tensor]:
+    return {name: value for name, value in vit.state_dict().items() if not name.startswith("whitening.")}
+
+
 def timm(vit: ViT, pooling: Pooling | None) -> Named:
     """For `timm.create_model`. The config has `architecture` and `model_args`, which that function takes.
 
@@ -56,7 +61,7 @@ def timm(vit: ViT, pooling: Pooling | None) -> Named:
         ConfigError: something that timm's VisionTransformer has no place for.
     """
     c = vit.config
-    state = {name: value.detach() for name, value in vit.state_dict().items()}
+    state = {name: value.detach() for name, value in _shared(vit).items()}
     problems = _shared_problems(c)
     if c.norm_eps not in (1e-6, 1e-5):
         problems.append(f"norms with eps {c.norm_eps:g}")
@@ -83,7 +88,7 @@ def timm(vit: ViT, pooling: Pooling | None) -> Named:
         "pre_norm": c.first_norm,
         "final_norm": c.final_norm,
         "fc_norm": False,
-        "global_pool": {None: "avg", "pooled": "avg", "cls": "token"}.get(pooling, ""),
+        "global_pool": {None: "avg", "pooled": "avg", "whitened": "avg", "cls": "token"}.get(pooling, ""),
         "num_classes": 0,
     }
     size = _PUBLISHED.get((c.width, c.depth), "base")
@@ -209,7 +214,7 @@ def _for_transformers(vit: ViT, *, dino: bool) -> dict[str, Tensor]:
     if vit.config.activation == "swiglu":
         inside |= {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"}
     state: dict[str, Tensor] = {}
-    for name, value in vit.state_dict().items():
+    for name, value in _shared(vit).items():
         if name in _OUTSIDE:
             state[_OUTSIDE[name]] = value.detach()
             continue

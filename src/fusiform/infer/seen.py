@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.embedding import embed
+from fusiform.embedding import embed, require_whitening, whitened
 from fusiform.encoder import Encoder
 from fusiform.protocols import Features
 
@@ -59,4 +59,7 @@ class Seen:
         if features == "cls+concat":
             return tokens.reshape(len(tokens), -1)
         pooled: Floats = patches.mean(1, dtype=np.float32)
+        if features == "whitened":
+            require_whitening(self.encoder, layer)
+            return whitened(self.encoder, pooled)
         return pooled if features == "pooled" else np.concatenate([first, pooled], 1)

@@ -19,6 +19,7 @@ from fusiform.nn.landmark_patches import RELEASED_SHIFT, sample_patches
 from fusiform.nn.norms import LayerScale
 from fusiform.nn.patches import patchify
 from fusiform.nn.positions import sincos_table
+from fusiform.nn.whitening import Whitening
 
 
 class Attention(nn.Module):
@@ -180,6 +181,7 @@ class ViT(nn.Module):
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
         self.norm_pre = norm(config.width) if config.first_norm else nn.Identity()
         self.norm = norm(config.width) if config.final_norm else nn.Identity()
+        self.whitening = Whitening(config.width) if config.whitened else None
         self.landmarks = LandmarkCNN(config.patches, config.image_size) if config.landmark_cnn else None
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std), persistent=False)

@@ -107,7 +107,7 @@ class _InCache(Function):
             _product(slopes.mT, q[i:j], out=dk[i:j])
         gradient[0, :, :first] = 0
         dq.mul_(ctx.scale)
-        return gradient.unflatten(1, (B, H)), None, None
+        return gradient.view(3, B, H, L, d), None, None
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -45,5 +45,9 @@ class DINOHead(nn.Module):
     def forward(self, x: Tensor, *, train_prototypes: bool = True) -> Tensor:
         """(B, D) -> (B, K) logits. Without `train_prototypes` the last layer gets no gradient, and so no step."""
         directions = F.normalize(self.mlp(x), dim=-1)
-        prototypes = self.lengths * F.normalize(self.prototypes, dim=-1)
-        return F.linear(directions, prototypes if train_prototypes else prototypes.detach())
+        prototypes = self.prototypes if train_prototypes else self.prototypes.detach()
+        # logits are divided by the prototypes' norms, not prototypes: there are fewer of them
+        norms = torch.linalg.vector_norm(prototypes, dim=-1, keepdim=True).clamp_min(1e-12)
+        factors = (self.lengths if train_prototypes else self.lengths.detach()) / norms
+        logits: Tensor = F.linear(directions, prototypes) * factors.T
+        return logits

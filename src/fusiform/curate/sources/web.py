@@ -12,11 +12,13 @@ passed over. Addresses come from strangers, so:
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +54,8 @@ def _member(
     container: SourceFile, name: str, address: str, person: str, roots: list[str], options: CurateOptions
 ) -> SourceFile:
     scheme = address.split("://", 1)[0].lower() if "://" in address else "file"
+    if scheme in STORES and "::" in address:  # would be read as a chain of addresses, of whatever kinds
+        return SourceFile(name, container.path, 0, 0, "unsupported-address", printable(address)[:200])
     inside = ("web", address, person, options.allow_private)
     if scheme in ("http", "https", *STORES):
         return SourceFile(name, container.path, 0, 0, inside=inside)
@@ -91,8 +95,8 @@ def _fetch(address: str, allow_private: bool) -> bytes:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
             raise MemberRefused("unsupported-address", printable(address)[:200]) from None
-        connection = _connection(parts.scheme, parts.hostname, port, allow_private, until)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection, watch = _connection(parts.scheme, parts.hostname, port, allow_private, until)
         try:
             connection.request("GET", target, headers={"User-Agent": "fusiform-curate", "Accept": "image/*,*/*;q=.5"})
             answer = connection.getresponse()
@@ -103,8 +107,10 @@ def _fetch(address: str, allow_private: bool) -> bytes:
                 raise MemberRefused("unreachable", f"HTTP {answer.status} {answer.reason}"[:200])
             return _body(answer, until)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise MemberRefused("unreachable", f"{type(error).__name__}: {error}"[:200]) from None
+            late = f"not whole after {SECONDS:g} s" if time.monotonic() >= until else f"{type(error).__name__}: {error}"
+            raise MemberRefused("unreachable", late[:200]) from None
         finally:
+            watch.cancel()
             connection.close()
     raise MemberRefused("unreachable", f"more than {REDIRECTS} redirects")
 
@@ -122,13 +128,18 @@ def _body(answer: Any, until: float) -> bytes:
         if time.monotonic() > until:
             raise MemberRefused("unreachable", f"not whole after {SECONDS:g} s")
         pieces.append(piece)
+    if time.monotonic() > until:  # ended from here; without a length it looks like an end
+        raise MemberRefused("unreachable", f"not whole after {SECONDS:g} s")
     if stated.isdigit() and total < int(stated):
         raise MemberRefused("unreachable", f"{total:,} of {int(stated):,} bytes came")
     return b"".join(pieces)
 
 
-def _connection(scheme: str, host: str, port: int, allow_private: bool, until: float) -> http.client.HTTPConnection:
-    """A connection to an address that was checked. The name is resolved once, so it cannot change in between."""
+def _connection(
+    scheme: str, host: str, port: int, allow_private: bool, until: float
+) -> tuple[http.client.HTTPConnection, threading.Timer]:
+    """A connection to an address that was checked, and what ends it at `until`: a server that sends a byte now and then
+    never runs into the time-out of a socket. The name is resolved once, so it cannot change in between."""
     left = max(0.1, until - time.monotonic())
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -140,16 +151,33 @@ def _connection(scheme: str, host: str, port: int, allow_private: bool, until: f
     family, kind, protocol, _, place = found[0]
     stream = socket.socket(family, kind, protocol)
     stream.settimeout(min(left, 10.0))
+    live = [stream]
+    watch = threading.Timer(left, lambda: _end(live[0]))
+    watch.daemon = True
+    watch.start()
     try:
         stream.connect(place)
         if scheme == "https":
-            stream = ssl.create_default_context().wrap_socket(stream, server_hostname=host)
-    except OSError as error:
+            live[0] = stream = ssl.create_default_context().wrap_socket(
+                stream, server_hostname=host, do_handshake_on_connect=False
+            )
+            stream.do_handshake()
+    except (OSError, ValueError) as error:
+        watch.cancel()
         stream.close()
         raise MemberRefused("unreachable", f"{type(error).__name__}: {error}"[:200]) from None
     connection = http.client.HTTPConnection(host, port, timeout=min(left, 10.0))
     connection.sock = stream
-    return connection
+    return connection, watch
+
+
+def _end(stream: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it ended by itself
+        socket.socket.shutdown(stream, socket.SHUT_RDWR)  # not the TLS one, which another thread is reading from
+
+
+UNICAST = ipaddress.ip_network("2000::/3")
+"""All that is handed out of IPv6; the rest is local, multicast, reserved, or IPv4 by another name."""
 
 
 def is_public(address: str) -> bool:
@@ -163,7 +191,7 @@ def is_public(address: str) -> bool:
         return is_public(str(inner))
     if ip.version == 6 and ip in ipaddress.ip_network("64:ff9b::/96"):
         return is_public(str(ipaddress.ip_address(int(ip) & 0xFFFFFFFF)))
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in UNICAST)
 
 
 def _from_store(address: str) -> bytes:

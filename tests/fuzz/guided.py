@@ -91,7 +91,7 @@ def run(name: str, seconds: float) -> dict[str, Any]:
         if done.returncode == 0:
             break
         tries += 1
-        said = _words(done.stderr)
+        said = f"exit code {done.returncode}\n{_words(done.stdout + done.stderr)}"
     found = sorted({path.name for path in (FAILURES / name).iterdir()} - before)
     if not any((FAILURES / name).iterdir()):
         (FAILURES / name).rmdir()

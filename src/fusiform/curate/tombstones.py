@@ -20,6 +20,7 @@ import numpy as np
 
 from fusiform.curate.likeness import MIRROR, hamming
 from fusiform.durable import open_sealed_json, replace_file, sealed_json
+from fusiform.errors import DataError
 
 TOMBSTONES_FILE = "tombstones.json"
 FACE_BITS, PICTURE_BITS = 6, 12
@@ -80,7 +81,13 @@ def read_tombstones(folder: Path) -> Tombstones:
         DataError: the file is damaged.
     """
     path = folder / TOMBSTONES_FILE
-    return from_json(open_sealed_json(path)) if path.is_file() else Tombstones()
+    if not path.is_file():
+        return Tombstones()
+    values = open_sealed_json(path)
+    try:
+        return from_json(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # a fitting checksum does not say who wrote it
+        raise DataError(f"'{path}' holds no tombstones ({type(error).__name__}: {error})") from error
 
 
 def from_json(values: dict[str, Any]) -> Tombstones:

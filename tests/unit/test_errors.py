@@ -41,3 +41,17 @@ def test_did_you_mean() -> None:
     assert did_you_mean("mae-fase", ["mae-face", "camd"]) == "Did you mean 'mae-face'?"
     assert did_you_mean("zzz", ["mae-face", "camd"]) == "Known: camd, mae-face."
     assert did_you_mean("zzz", []) == "Known: none."
+
+
+def test_the_page_has_every_word_for_a_refused_photo() -> None:
+    from fusiform.curate.reasons import FILE_REASONS
+
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    documented = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) \|", page, re.MULTILINE))
+    assert documented == {word: meaning.sentence for word, meaning in FILE_REASONS.items()}
+
+
+def test_the_page_of_symptoms_has_every_exit_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
+    codes = {str(kind.exit_code) for kind in CLASSES}
+    assert codes <= set(re.findall(r"^### Exit code (\d+)", page, re.MULTILINE))

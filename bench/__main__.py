@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from bench import data_path, peak, pieces, scaling, scores, steps
+from bench import curation, data_path, peak, pieces, scaling, scores, steps
 from bench.rows import Measured, Row, Work, alternate
 from fusiform.world import tune_cpu
 
@@ -44,8 +44,8 @@ ROWS: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "T15": (pieces.t15,),
     "T17": (steps.t17,),
 }
-TABLES = {"scaling": scaling.tables, "loader": scaling.waiting}
-"""Not ratios: cost against faces and tokens, and how long a run waits for its data."""
+TABLES = {"scaling": scaling.tables, "loader": scaling.waiting, "curate": curation.table}
+"""Not ratios: cost by faces and tokens, how long a run waits for its data, and what curation costs beside others."""
 MFU_MUST = {"T2": (0.38, 0.47), "T3": (0.55, 0.62)}
 """T16: least useful share of the bf16 peak, of the small encoder and of ViT-B."""
 

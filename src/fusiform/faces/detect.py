@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,19 +105,18 @@ class YuNet:
 
     def detect(self, images: Sequence[RGB]) -> list[list[Face]]:
         """See `Detector.detect`."""
-        return _look(images, self._run)
+        return _look(images, self._run, "BGR")
 
     def _run(self, pictures: NDArray[np.float32]) -> list[Found]:
-        """(B, H, W, 3) RGB 0 to 255 -> what each picture holds. The network was trained on BGR."""
-        blob = np.ascontiguousarray(pictures[..., ::-1].transpose(0, 3, 1, 2))
-        heads = dict(zip(self._outputs, infer(self._session, self._outputs, {"input": blob}), strict=True))
+        """(B, 3, H, W) BGR 0 to 255, as the network was trained -> what each picture holds."""
+        heads = dict(zip(self._outputs, infer(self._session, self._outputs, {"input": pictures}), strict=True))
         found = []
         for index in range(len(pictures)):
             parts = []
             for stride in (8, 16, 32):
                 score = np.sqrt(heads[f"cls_{stride}"][index, :, 0] * heads[f"obj_{stride}"][index, :, 0], dtype=float)
                 (hit,) = np.nonzero(score >= self.threshold)
-                row, column = np.divmod(hit, pictures.shape[2] // stride)
+                row, column = np.divmod(hit, pictures.shape[3] // stride)
                 anchor = np.stack([column, row], -1).astype(np.float64)
                 box = heads[f"bbox_{stride}"][index, hit].astype(np.float64)
                 centre, half = (anchor + box[:, :2]) * stride, np.exp(box[:, 2:]) * stride / 2
@@ -155,12 +154,11 @@ class CenterFace:
 
     def detect(self, images: Sequence[RGB]) -> list[list[Face]]:
         """See `Detector.detect`."""
-        return _look(images, self._run)
+        return _look(images, self._run, "RGB")
 
     def _run(self, pictures: NDArray[np.float32]) -> list[Found]:
-        """(B, H, W, 3) RGB 0 to 255 -> what each picture holds. Maps have stride 4 and store y before x."""
-        blob = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
-        heat, scale, offset, marks = infer(self._session, ["537", "538", "539", "540"], {"input.1": blob})
+        """(B, 3, H, W) RGB 0 to 255 -> what each picture holds. Maps have stride 4 and store y before x."""
+        heat, scale, offset, marks = infer(self._session, ["537", "538", "539", "540"], {"input.1": pictures})
         found = []
         for index in range(len(pictures)):
             row, column = np.nonzero(heat[index, 0] >= self.threshold)
@@ -199,8 +197,12 @@ def best_detector(*, threads: int = 1, offline: bool = False) -> Detector:
         return fallback
 
 
-def _look(images: Sequence[RGB], run: Callable[[NDArray[np.float32]], list[Found]]) -> list[list[Face]]:
+def _look(
+    images: Sequence[RGB], run: Callable[[NDArray[np.float32]], list[Found]], order: Literal["RGB", "BGR"]
+) -> list[list[Face]]:
     """Every picture at its scales, batched over pictures of equal padded size, merged per picture."""
+    import cv2
+
     looks: dict[tuple[int, int], list[tuple[int, int, int]]] = defaultdict(list)
     for index, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
@@ -212,9 +214,11 @@ def _look(images: Sequence[RGB], run: Callable[[NDArray[np.float32]], list[Found
         step = max(1, BATCH_PIXELS // (tall * wide))
         for start in range(0, len(group), step):
             part = group[start : start + step]
-            batch = np.zeros((len(part), tall, wide, 3), np.float32)
+            batch = np.zeros((len(part), 3, tall, wide), np.float32)
             for row, (index, height, width) in enumerate(part):
-                batch[row, :height, :width] = _resized(images[index], height, width)
+                planes = batch[row] if order == "RGB" else batch[row, ::-1]
+                for plane, values in zip(planes, cv2.split(_resized(images[index], height, width)), strict=True):
+                    plane[:height, :width] = values
             for (index, height, width), (scores, box, points) in zip(part, run(batch), strict=True):
                 back = np.array([images[index].shape[1] / width, images[index].shape[0] / height])
                 found[index].append((scores, box * np.tile(back, 2), points * back))

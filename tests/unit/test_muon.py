@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusiform import recipes
+from fusiform.compare.arms import parse_arms
 from fusiform.config import OptimConfig, Recipe, ViTConfig
 from fusiform.errors import ConfigError, DataError
 from fusiform.flops import cost
@@ -124,3 +125,9 @@ def test_layer_decay_and_muon_are_refused() -> None:
     method = decayed.method.build(TINY)
     with pytest.raises(ConfigError, match="Muon"):
         optimizers(dict(method.named_parameters()), decayed, method)
+
+
+def test_a_comparisons_arm_may_change_it() -> None:
+    arms = parse_arms(["untrained", "moved=mae-face-quick:optim.muon=6,vit.whitened=true"])
+    assert arms[1].recipe().optim.muon == 6
+    assert arms[1].recipe().vit.whitened

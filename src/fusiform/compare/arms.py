@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fusiform import recipes
-from fusiform.config import Recipe, ViTConfig, from_json, to_json
+from fusiform.config import Recipe, ViTConfig, from_json
 from fusiform.errors import ConfigError, did_you_mean
 
 Kind = Literal["recipe", "encoder", "untrained", "supervised"]
@@ -72,7 +72,7 @@ class Arm:
                 f"The recipe '{self.name}' goes on from another run, and arm {self.label} names none",
                 do=f"--arms {self.name}:start=RUN, or {self.name}:start=@{recipe.continues}",
             )
-        values = to_json(recipe)
+        values = json.loads(json.dumps(asdict(recipe)))  # with the fields that `to_json` leaves out at their default
         for path, value in self.changes:
             if value.startswith("@"):
                 if teacher is None:

@@ -19,6 +19,8 @@ TABLE: dict[str, str] = {
     "mae-face-quick": "fusiform.recipes.mae_face:QUICK",
     "mae-face-second": "fusiform.recipes.mae_face:SECOND",
     "mae-face-second-quick": "fusiform.recipes.mae_face:SECOND_QUICK",
+    "muon-mae": "fusiform.recipes.muon_mae:MUON_MAE",
+    "muon-mae-quick": "fusiform.recipes.muon_mae:QUICK",
     "camd": "fusiform.recipes.camd:PLAIN",
     "camd-as-released": "fusiform.recipes.camd:AS_RELEASED",
     "camd-quick": "fusiform.recipes.camd:QUICK",

@@ -223,3 +223,27 @@ def test_bilinear_sampling_is_the_crop_without_averaging() -> None:
         warped = cv2.warpAffine(image, matrix, (40, 40), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         assert np.abs(plain.astype(int) - warped).mean() < 1
         assert np.array_equal(plain, align.crop(image, placement)) == (scale > 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0.02, 50), st.floats(-4000, 4000), st.floats(0, 20), st.integers(0, 2**31))
+def test_one_face_is_placed_with_the_bits_of_a_batch(scale: float, shift: float, noise: float, seed: int) -> None:
+    onto = align.template("arcface-112")
+    points = np.array(onto.points) * scale + shift + np.random.default_rng(seed).normal(0, noise, (5, 2))
+    batch = align.similarity(np.stack([points, points[::-1], points * 3]), onto.points)
+    assert np.array_equal(align.place(points, onto).matrix, batch[0])
+    assert np.array_equal(align.similarity(points, onto.points), batch[0])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 2)), np.zeros((5, 3)), np.zeros((1, 5, 2)), np.zeros(10)])
+def test_a_face_is_placed_on_five_points(wrong: np.ndarray) -> None:
+    with pytest.raises(DataError, match="five of arcface-5"):
+        align.place(wrong, "loose-64")
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, 1e200])
+def test_numbers_that_no_face_has_are_refused_and_not_computed_with(bad: float) -> None:
+    points = np.array(align.template("loose-112").points)
+    points[2, 1] = bad
+    with pytest.raises(DataError):
+        align.place(points, "loose-64")

@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from fusiform.faces.decode import REASONS, DecodedImage, ImageRefused, decode, decode_trusted_jpeg
+from fusiform.faces.decode import REASONS, DecodedImage, ImageRefused, _scans, decode, decode_trusted_jpeg
 
 
 def gradient(height: int = 40, width: int = 56) -> np.ndarray:
@@ -195,3 +195,14 @@ def test_the_size_limit_is_on_the_header_of_the_trusted_path_too() -> None:
         decode_trusted_jpeg(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ImageRefused):
         decode_trusted_jpeg(b"")
+
+
+def test_scans_are_counted_wherever_their_marker_stands() -> None:
+    """In blocks, and across their borders, as often as a search finds them."""
+    rng = np.random.default_rng(0)
+    data = bytearray(rng.choice(np.frombuffer(b"\xff\xda\x00\xd8", np.uint8), (2 << 20) + 3).tobytes())
+    for at in (0, (1 << 20) - 1, (2 << 20) - 1, len(data) - 2):
+        data[at : at + 2] = b"\xff\xda"
+    assert _scans(bytes(data)) == bytes(data).count(b"\xff\xda") > 1000
+    for short in (b"", b"\xff", b"\xff\xda", b"\xda\xff"):
+        assert _scans(short) == short.count(b"\xff\xda")

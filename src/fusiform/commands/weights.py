@@ -182,6 +182,7 @@ def import_weights(words: list[str]) -> int:
         f"    pixel statistics: {card['pixel_statistics']}\n"
         f"    SHA-256 of the file: {card['file_sha256']}\n"
         f"    faces will be cropped by template '{encoder.crop.template}', which is a choice (--template)\n"
-        f"    next: fusiform evaluate {flags.out}\n"
+        f"    next: fusiform infer PHOTO --model {flags.out}\n"
+        f"    or:   fusiform evaluate {flags.out} --rendered RENDERED (fusiform render --faces 2000 --out RENDERED)\n"
     )
     return 0

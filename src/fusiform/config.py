@@ -75,6 +75,8 @@ class ViTConfig:
     """Divides the pixels after that."""
 
     def __post_init__(self) -> None:
+        if min(self.image_size, self.patch_size, self.width, self.depth, self.heads) < 1:
+            raise ConfigError(f"{self} has a size below 1", expected="image and patch size, width, depth, heads >= 1")
         if self.image_size % self.patch_size:
             raise ConfigError(
                 f"Image size {self.image_size} is not a multiple of patch size {self.patch_size}",
@@ -83,9 +85,7 @@ class ViTConfig:
         if self.head_width is None and self.width % self.heads:
             raise ConfigError(f"Width {self.width} is not a multiple of {self.heads} heads", do="change --vit.heads")
         if self.width % 4:
-            raise ConfigError(
-                f"Width {self.width} has no sin-cos position table", expected="a multiple of 4", do="change --vit.width"
-            )
+            raise ConfigError(f"Width {self.width} has no sin-cos position table", expected="--vit.width in fours")
 
     @property
     def grid(self) -> int:
@@ -224,18 +224,20 @@ class OptimConfig:
         return self.lr_per_256 * self.faces_per_step / 256
 
 
-PROBES = ("ranks", "regions", "teacher", "targets", "identity", "attributes", "landmarks", "parsing", "pictures")
-Probe = Literal["ranks", "regions", "teacher", "targets", "identity", "attributes", "landmarks", "parsing", "pictures"]
+Probe = Literal[
+    "batches", "ranks", "regions", "teacher", "targets", "identity", "attributes", "landmarks", "parsing", "pictures"
+]
+PROBES: tuple[Probe, ...] = typing.get_args(Probe)
 
 
 @dataclass(frozen=True)
 class WatchConfig:
     """What is looked at while it trains (docs/watching.md). Looking changes no result."""
 
-    probes: tuple[Probe, ...] = PROBES  # type: ignore[assignment]
-    """What to measure: ranks (RankMe, spread, likeness), regions (RankMe of eyes, mouth, skin), teacher (its distance
-    from the student), targets (spread of what a teacher shows), identity, attributes, landmarks and parsing where the
-    watched set has such labels, pictures (what a masked autoencoder paints). None: do not look."""
+    probes: tuple[Probe, ...] = PROBES
+    """What to measure: batches (those that train), ranks (RankMe, spread, likeness), regions (RankMe of eyes, mouth,
+    skin), teacher (its distance from the student), targets (spread of what it shows), identity, attributes, landmarks
+    and parsing where the watched set has such labels, pictures (what an autoencoder paints). None: do not look."""
     faces: int = 128
     """Faces that are looked at, the same each time; from people outside the training split where there are enough."""
     every: int | None = None

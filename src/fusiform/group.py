@@ -132,7 +132,7 @@ class Group:
         try:
             yield
         except (RuntimeError, OSError) as error:
-            if self._pulse is None or not _from_collective(error):
+            if self._pulse is None or not from_collective(error):
                 raise
             reason = self._pulse.ask()
             if reason is None:
@@ -259,7 +259,8 @@ def _second_store(address: str, port: int) -> Any:
     return PrefixStore(f"pulse/{attempt}", TCPStore(address, port, is_master=False, wait_for_workers=False))
 
 
-def _from_collective(error: BaseException) -> bool:
+def from_collective(error: BaseException) -> bool:
+    """Whether an error says that ranks could not talk to each other, rather than that something else is wrong."""
     if isinstance(error, dist.DistError):
         return True
     said = str(error).lower()

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fusiform.durable import hash_file, writing
 from fusiform.errors import DataError
+from fusiform.group import from_collective
 from fusiform.nn.ranks import is_sharded, local
 
 
@@ -39,8 +40,10 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[s
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with writing(folder, needed):
         try:
-            dcp.save(dict(tensors), storage_writer=writer)
+            # in order of names: an optimizer's state is in another order after a resume, and the header lists it
+            dcp.save(dict(sorted(tensors.items())), storage_writer=writer)
         except dcp.api.CheckpointException as failed:  # derives from BaseException
+            _raise_lost(failed)
             errors = list(failed.failures.values())
             refused = [e[0] for e in errors if isinstance(e[0], OSError)]
             if refused:
@@ -79,5 +82,14 @@ def read_parts(folder: Path, like: Callable[[str, torch.Size, torch.dtype], Tens
             warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process.*")
             dcp.load(into, storage_reader=reader, no_dist=not together)
     except (SafetensorError, dcp.api.CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
+        _raise_lost(error)
         raise DataError(f"Cannot read the checkpoint {folder}: {str(error).splitlines()[0]}") from error
     return into
+
+
+def _raise_lost(error: BaseException) -> None:
+    """Raises a RuntimeError, which `Group.watched` explains, where another rank is gone and no file is to blame."""
+    failures: Any = getattr(error, "failures", None)
+    for each in [failed[0] for failed in failures.values()] if failures else [error]:
+        if isinstance(each, RuntimeError | ConnectionError) and from_collective(each):
+            raise RuntimeError(str(each)) from error

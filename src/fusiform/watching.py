@@ -23,14 +23,20 @@ from fusiform.nn.vit import ViT
 from fusiform.probes import labelled, measures
 from fusiform.probes.alarms import Alarm, find
 from fusiform.probes.faces import WatchedFaces, choose
+from fusiform.probes.overheard import Overheard
 from fusiform.training import Training
 from fusiform.world import World
 
 REGION_PROBES = {"eyes": (2, 3), "mouth": (5,), "skin": (6, 7, 8)}
 """Of `fusiform.nn.regions.REGIONS`."""
-UNDER_FSDP = "under --loop.sharding fsdp the encoder is not looked at: only losses and gradients can raise alarms"
-FREE_LOOKS = 3
-"""Looks at the beginning that do not wait for time to be passed, because collapses come early."""
+UNDER_FSDP = (
+    "under --loop.sharding fsdp no faces are shown to the encoder: losses, gradients and what is overheard of the "
+    "first rank's batches can raise alarms"
+)
+EARLY_LOOKS = 3
+"""Looks at the beginning that are paid with time that has not passed yet, because collapses come early."""
+SAFETY = 1.5
+"""How many times as long as the last look the next one may take without breaking its budget."""
 PAINTED = 6
 """Faces in a picture of what is painted."""
 TARGETS_KEPT = 128
@@ -73,7 +79,8 @@ class Watch:
         self._due = False
         self._targets: dict[str, Tensor] = {}
         self._past: tuple[Tensor, int] | None = None
-        self._last_step = -1
+        self._last_step, self._first_step = -1, 0
+        self._overheard: Overheard | None = None
 
     def __call__(
         self, training: Training, world: World, clock: Clock, row: Mapping[str, float]
@@ -87,12 +94,27 @@ class Watch:
             found += [{"step": clock.step, "event": "not watched", "message": UNDER_FSDP}] if blind else []
         if row:
             self.history.append({"step": clock.step, **row})
+        found += self._listen(clock)
         if self._due and not blind:
             found.append(self._look(training, world, clock))
         self._due = self._fits(clock)
         if row or found:
             found += [self._raise(alarm) for alarm in find(self.history)]
         return found
+
+    def _listen(self, clock: Clock) -> list[Mapping[str, Any]]:
+        """What was overheard of this step, and listen to the next one where it is one that is logged."""
+        heard, found = self._overheard, []
+        if heard is None:
+            return []
+        if heard.listening:
+            found = [{"step": clock.step, "batch": heard.numbers(clock)}]
+            self.history += found
+        after = clock.step + 1
+        heard.listening = after % self.recipe.loop.log_every == 0 or after + 1 == clock.total_steps
+        if heard.listening:
+            heard.begin()
+        return [*found]
 
     @property
     def share(self) -> float:
@@ -110,11 +132,13 @@ class Watch:
         )
 
     def _begin(self, training: Training, clock: Clock) -> None:
-        self._started = self.now()
+        self._started, self._first_step = self.now(), clock.step
         self.history = [r for r in self.history if "event" in r or r.get("step", clock.step) < clock.step]
+        if "batches" in self.config.probes:
+            self._overheard = Overheard(training.method)
         if "targets" in self.config.probes:
             for name, module in training.method.named_children():
-                if isinstance(module, Teacher):
+                if isinstance(module, Teacher) and name.startswith("teacher"):
                     module.register_forward_hook(self._keeper(name))
 
     def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -125,16 +149,20 @@ class Watch:
         return keep
 
     def _fits(self, clock: Clock) -> bool:
-        """Whether to look after the step that comes next. The first looks are early, because collapses are."""
+        """Whether to look after the step that comes next: always once, then as often as the share of time allows."""
         every = self.config.every or self.recipe.loop.log_every
-        if clock.step + 2 == clock.total_steps:
-            return True
-        if self.looks and clock.step + 1 - self._last_step < every:
-            return False
-        if self.looks < FREE_LOOKS:
+        if not self.looks:
             return True
         passed = self.now() - (self._started or 0.0)
-        return self.cost + self._last_cost <= self.config.share * passed
+        done, next_cost = clock.step + 1 - self._first_step, SAFETY * self._last_cost
+        if clock.step + 2 == clock.total_steps:
+            return self.cost + next_cost <= self.config.share * passed
+        if clock.step + 1 - self._last_step < every:
+            return False
+        if self.looks < EARLY_LOOKS:  # paid in advance, with one look kept for the end
+            passed = (passed - self.cost) / max(done, 1) * (clock.total_steps - self._first_step) + self.cost
+            next_cost *= 2
+        return self.cost + next_cost <= self.config.share * passed
 
     def _look(self, training: Training, world: World, clock: Clock) -> dict[str, Any]:
         began = self.now()
@@ -144,7 +172,8 @@ class Watch:
                 self._watched = choose(
                     self.set, self.split, self.config.faces, self.recipe.vit.image_size, self.recipe.optim.seed
                 )
-            values = self._measure(method, self._watched, world.device, clock.step)
+            values = {} if self.looks else measures.pictures(self._watched.images)
+            values |= self._measure(method, self._watched, world.device, clock.step)
             if "pictures" in self.config.probes:
                 self.paint(method, self._watched.images[:PAINTED], clock.step)
         self._targets.clear()

@@ -37,7 +37,7 @@ def start_ranks(folder: Path, ranks: int, jobs: list[str], strict: bool = True) 
     return started
 
 
-def finish(processes: list[subprocess.Popen[str]], seconds: float = 300) -> list[tuple[int, str, str]]:
+def finish(processes: list[subprocess.Popen[str]], seconds: float = 1200) -> list[tuple[int, str, str]]:
     """(exit code, output, errors) of each rank."""
     try:
         said = [process.communicate(timeout=seconds) for process in processes]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from tiny import METHODS
+from tiny import METHODS, content
 
 from conftest import work
 from fusiform import checkpoint
@@ -119,7 +120,7 @@ def assert_cut_is_whole(ended: list[tuple[int, str, str]], folder: Path, method:
     assert weights(folder / f"cut-{method}") == weights(folder / f"whole-{method}")
     last = checkpoint.folder_name(LAST)
     for part in (folder / f"whole-{method}" / last).glob("*.safetensors"):
-        assert part.read_bytes() == (folder / f"cut-{method}" / last / part.name).read_bytes()
+        assert content(part) == content(folder / f"cut-{method}" / last / part.name)
 
 
 def test_two_ranks_stop_together_and_go_on_bit_for_bit(ground: Path) -> None:
@@ -166,3 +167,28 @@ def test_more_ranks_take_up_a_run(runs: Path, ground: Path, first: str, then: st
     work(ground, 2, [f"{name}:lafs:sharding={first},stop_at=3"])
     work(ground, 4, [f"{name}:lafs:sharding={then}"], strict=False)
     assert_same_numbers(runs / "one-lafs", runs / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("method", ["mae-face", "lafs"])
+def test_four_ranks_then_two_then_one(runs: Path, ground: Path, sharding: str, method: str) -> None:
+    """A run that loses machines on its way: each start reads what more ranks have written."""
+    name = f"down-{sharding}-{method}"
+    work(ground, 4, [f"{name}:{method}:sharding={sharding},stop_at=1"])
+    work(ground, 2, [f"{name}:{method}:sharding={sharding},stop_at=3"], strict=False)
+    (_, said, errors), *_ = work(ground, 1, [f"{name}:{method}:sharding={sharding}"], strict=False)
+    assert said.split()[:2] == [name, "4"]
+    assert "notes.arithmetic.world_size 2 -> 1" in errors
+    assert_same_numbers(runs / f"one-{method}", runs / name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this processor has no bf16 arithmetic")
+def test_sharded_weights_round_as_whole_ones_do(ground: Path) -> None:
+    """bf16: what FSDP gathers is fp32, and autocast rounds it as under DDP."""
+    jobs = [f"bf16-{kind}-{m}:{m}:precision=bf16,sharding={kind}" for m in METHODS for kind in ("ddp", "fsdp")]
+    work(ground, 2, jobs)
+    for method in METHODS:
+        whole, cut_up = (ground / "runs" / f"bf16-{kind}-{method}" for kind in ("ddp", "fsdp"))
+        assert_same_numbers(whole, cut_up)

@@ -6,6 +6,7 @@ is a run of its own in RUNS/name; a process works through all of them, because s
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -74,6 +75,18 @@ def tiny(name: str, other: Path, changes: dict[str, Any]) -> Recipe:
         optim=OptimConfig(**{**{f.name: getattr(recipe.optim, f.name) for f in fields(OptimConfig)}, **optim}),
         loop=LoopConfig(**loop),
     )
+
+
+def content(path: Path) -> tuple[object, bytes]:
+    """A safetensors file's header and the bytes after it, or all bytes of another file.
+
+    The order of a header's metadata is that of a hash table, drawn anew in each process, and means nothing.
+    """
+    raw = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return None, raw
+    end = 8 + int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8:end]), raw[end:]
 
 
 def parsed(changes: str) -> dict[str, Any]:

@@ -210,9 +210,17 @@ class Killer:
         return ["pretrain", case.recipe, "--faces", str(self.faces), "--out", str(out), *start, *flags.split()]
 
     def start(self, case: Case, out: Path) -> Started:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (out.parent, self._words(out).parent):
+            folder.mkdir(parents=True, exist_ok=True)
         self.port += 1  # the last one's may still be in use
-        return self.starter.start(self.words(case, out), out.with_suffix(".txt"), case.ranks, self.port)
+        return self.starter.start(self.words(case, out), self._words(out), case.ranks, self.port)
+
+    def _words(self, out: Path) -> Path:
+        return self.folder / "said" / f"{out.parent.name}-{out.name}.txt"
+
+    def said(self, out: Path) -> str:
+        """The end of what a run's processes wrote."""
+        return self._words(out).read_text()[-3000:]
 
     def whole(self, case: Case) -> Path:
         """The run of a case that nothing happened to."""
@@ -220,7 +228,7 @@ class Killer:
         if not (out / "done.json").exists():
             began = time.monotonic()
             codes = self.start(case, out).wait()
-            assert set(codes) == {0}, f"{case.called}: exit codes {codes}: {said(out)}"
+            assert set(codes) == {0}, f"{case.called}: exit codes {codes}: {self.said(out)}"
             self.seconds[case.called] = time.monotonic() - began
         return out
 
@@ -250,12 +258,12 @@ class Killer:
             expected = {-signal.SIGKILL, 0} if number == signal.SIGKILL else {130, 0, -number}
             # ranks that lost another one end by themselves; what a signal meets before Python does is its own
             expected |= {7} if case.ranks > 1 else set()
-            assert set(codes) <= expected, f"{story}: {said(out)}"
+            assert set(codes) <= expected, f"{story}: {self.said(out)}"
             if alive and number == signal.SIGKILL:
                 self.kills[kind] += 1
                 self.kills["a checkpoint half written"] += any(name.startswith("step-") for name in left)
         codes = self.start(case, out).wait()
-        assert set(codes) == {0}, f"{story}, {codes}: {said(out)}"
+        assert set(codes) == {0}, f"{story}, {codes}: {self.said(out)}"
         return out, story
 
     def _until(self, kind: str, process: Started, out: Path, goal: int, last: int, seconds: float) -> None:
@@ -296,11 +304,6 @@ class Killer:
         return story
 
 
-def said(out: Path) -> str:
-    """The end of what a run's processes wrote."""
-    return out.with_suffix(".txt").read_text()[-3000:]
-
-
 def newest(out: Path) -> int:
     return max(checkpoint.steps(out), default=0) if out.is_dir() else 0
 
@@ -317,7 +320,7 @@ def same(whole: Path, killed: Path) -> None:
     assert [row["step"] for row in theirs] == [row["step"] for row in ours]
     for a, b in zip(ours, theirs, strict=True):
         assert a == b, f"step {a['step']}: {[n for n in a if a[n] != b.get(n)]}"
-    different = [str(file) for file in files if (whole / file).read_bytes() != (killed / file).read_bytes()]
+    different = [str(file) for file in files if tiny.content(whole / file) != tiny.content(killed / file)]
     assert not different, f"other bytes in {different}"
 
 

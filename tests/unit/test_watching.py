@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distributed"))
 import tiny
 
 from fusiform import recipes
+from fusiform.clock import Clock
 from fusiform.config import Recipe, WatchConfig
 from fusiform.engine import pretrain
 from fusiform.faces.shards import FaceSet
 from fusiform.probes import labelled, measures
 from fusiform.probes.alarms import find
+from fusiform.probes.overheard import Overheard, information
 from fusiform.run import Run
 from fusiform.watching import Watch, looking
 
@@ -130,6 +133,41 @@ def test_the_lag_of_a_teacher_is_told_in_steps():
     assert measures.lag(0.9, 1.0, 20) is None
 
 
+def test_answers_tell_of_faces_what_they_do_not_share() -> None:
+    assert information(torch.eye(8)) == pytest.approx(math.log(8))
+    assert information(torch.full((2, 4, 8), 1 / 8)) == pytest.approx(0, abs=1e-9)  # all prototypes alike
+    assert information(torch.eye(8)[:1].repeat(5, 1)) == pytest.approx(0, abs=1e-9)  # one prototype for all
+    half = torch.cat([torch.eye(8)[:1].repeat(4, 1), torch.eye(8)[1:2].repeat(4, 1)])
+    assert information(half) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
+def test_a_teacher_s_momentum_is_heard_from_its_weights(ground: Path, momentum: float) -> None:
+    recipe = _tiny("camd", ground, epochs=2, momentum=momentum)
+    method = recipe.method.build(recipe.vit)
+    heard = Overheard(method)
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    heard.begin()
+    method.follow(momentum)
+    found = heard.numbers(Clock(0, 10))
+    assert found["momentum"] == pytest.approx(momentum, abs=1e-4)
+    assert (found["momentum"] == 1.0) == (momentum == 1.0)
+
+
+def test_pictures_are_told_from_copies_and_from_other_channels() -> None:
+    rng = torch.Generator().manual_seed(0)
+    faces = torch.randint(0, 60, (16, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    faces += torch.tensor([150, 110, 90], dtype=torch.uint8).view(3, 1, 1)
+    found = measures.pictures(faces)
+    assert found["red_faces"] == 1
+    assert found["picture_spread"] > 10
+    assert measures.pictures(faces.flip(1))["red_faces"] == 0
+    assert measures.pictures(faces[:1].repeat(9, 1, 1, 1))["picture_spread"] == 0
+    assert "red_faces" not in measures.pictures(faces[:, :1].repeat(1, 3, 1, 1))  # grey pictures have no order
+
+
 # ------------------------------------------------------------------------------------------ no change
 
 
@@ -145,6 +183,11 @@ def test_looking_changes_no_weight(ground: Path, tmp_path: Path, method: str) ->
     assert losses[0] == losses[1]
     rows = [r for r in Run.read_log(tmp_path / "watched") if "probes" in r]
     assert all(r["probes"]["spread"] > 0 and 1 <= r["probes"]["rank"] <= 48 for r in rows)
+    heard = [r for r in Run.read_log(tmp_path / "watched") if "batch" in r]
+    assert [r["step"] for r in heard] == list(range(1, 6)), "every logged step but the first"
+    assert all(0.05 < r["batch"]["spread"] < 1.5 for r in heard)
+    if method in ("camd", "mcf", "lafs"):
+        assert all(0.9 < r["batch"]["momentum"] <= 1 for r in heard)
 
 
 def test_looking_restores_every_mode_and_gradients() -> None:
@@ -164,6 +207,10 @@ def test_looking_restores_every_mode_and_gradients() -> None:
 
 def look(step: int, **values: Any) -> dict[str, Any]:
     return {"step": step, "probes": values}
+
+
+def batch(step: int, **values: Any) -> dict[str, Any]:
+    return {"step": step, "batch": values}
 
 
 def names(history: list[dict[str, Any]]) -> list[str]:
@@ -191,7 +238,11 @@ def test_a_healthy_history_raises_nothing():
         look(100 * i, rank=20 + i, spread=0.3, likeness=0.8, teacher_distance=0.01, teacher_length=30 + i)
         for i in range(1, 5)
     ]
-    assert names([*steps, *looks]) == []
+    # a momentum that rises to 1 stands still at the end only
+    heard = [
+        batch(10 * i, spread=0.2, likeness=0.9, momentum=min(0.996 + i * 1e-3, 1.0), information=0.4) for i in range(9)
+    ]
+    assert names([*steps, *looks, *heard]) == []
 
 
 @pytest.mark.parametrize(
@@ -204,11 +255,19 @@ def test_a_healthy_history_raises_nothing():
         ([{"step": i, "loss": 9.0 - i * 0.1, "contrast": 3.4657} for i in range(20)], "contrast does not move"),
         ([{"step": i, "loss": 9.0 - i, "gradient_norm": 1.0 if i < 10 else 99.0} for i in range(12)],
          "gradients explode"),
-        ([{"step": i, "loss": 4.0 - i * 0.1, "divergence": 0.001, "target_entropy": 6.9} for i in range(8)],
+        ([{"step": i, "loss": 4.0 - i * 0.1, "divergence": 0.001 + i * 1e-5, "target_entropy": 6.9}
+          for i in range(8)],
          "targets are constant"),
         ([look(0, codes=256), *({"step": i, "loss": 4.0 - i * 0.1, "code_perplexity": 1.2} for i in range(6))],
          "dead codebook"),
         ([look(i, identity=0.02 if i else 0.2, identity_chance=0.03) for i in range(5)], "identity at chance"),
+        ([batch(i, spread=0.01, likeness=0.9999) for i in range(2)], "collapse"),
+        ([batch(i, teacher_projector_spread=0.5 if i < 1 else 0.01) for i in range(3)], "teacher_projector collapse"),
+        ([batch(i, momentum=0.4) for i in range(2)], "teacher is the student"),
+        ([batch(i, momentum=1.0) for i in range(3)], "teacher stands still"),
+        ([batch(i, information=0.5 if i < 2 else 0.02) for i in range(4)], "targets are constant"),
+        ([look(0, picture_spread=0.0)], "pictures are all alike"),
+        ([look(0, picture_spread=40.0, red_faces=0.1)], "channels in another order"),
     ],
 )  # fmt: skip
 def test_each_trouble_has_its_alarm(history: list[dict[str, Any]], name: str) -> None:
@@ -241,15 +300,16 @@ SABOTAGED = [
     ("camd", "teacher stands still", {"momentum": 1.0}),
     ("mcf", "contrast does not move", {"temperature": 100.0}),
     ("lafs", "targets are constant", {"teacher_temperature": 2.0, "first_temperature": 2.0}),
+    ("lafs", "targets are constant", {"momentum": 0.9, "lr_per_256": 1e-2, "epochs": 16}),
     ("paco-fr", "collapse", {"lr_per_256": 50.0}),
 ]
 
 
-@pytest.mark.parametrize(("method", "name", "changes"), SABOTAGED, ids=[f"{m}: {n}" for m, n, _ in SABOTAGED])
+@pytest.mark.parametrize(("method", "name", "changes"), SABOTAGED, ids=[f"{m}: {n} {c}" for m, n, c in SABOTAGED])
 def test_a_sabotaged_run_is_told_of(
     ground: Path, tmp_path: Path, method: str, name: str, changes: dict[str, float]
 ) -> None:
-    recipe, faces = _tiny(method, ground, epochs=7, **changes), FaceSet.open(ground / "set")
+    recipe, faces = _tiny(method, ground, **{"epochs": 7, **changes}), FaceSet.open(ground / "set")
     said: list[str] = []
     watch = Watch(recipe, faces, say=said.append)
     pretrain(recipe, faces, tmp_path / "run", look=watch)
@@ -302,3 +362,43 @@ def test_a_masked_autoencoder_shows_what_it_paints_and_paints_the_same_again(tmp
     assert method.training
     assert not save_painted(torch.nn.Linear(1, 1), faces, tmp_path / "c.png", 5)
     assert not (tmp_path / "c.png").exists()
+
+
+class Slowly:
+    """Time in which every step takes a second and every look as long as it is told."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize(("steps", "cost"), [(100, 1.0), (1000, 1.0), (1000, 8.0), (5000, 3.0)])
+def test_looking_stays_within_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch, steps: int, cost: float) -> None:
+    """Whatever looks cost; only the first one, of which nothing is known, may take more."""
+    time = Slowly()
+    recipe = recipes.find("mae-face-quick")
+    recipe = replace(recipe, loop=replace(recipe.loop, log_every=1))
+    watch = Watch(recipe, None, now=time)  # type: ignore[arg-type]  # no face is looked at
+
+    def looked(_training: Any, _world: Any, clock: Clock) -> dict[str, Any]:
+        took = cost * (1.0 + 0.4 * (clock.step % 2))
+        time.seconds += took
+        watch.looks, watch._last_step, watch._last_cost = watch.looks + 1, clock.step, took
+        watch.cost += took
+        at.append(clock.step)
+        return {"step": clock.step}
+
+    at: list[int] = []
+    monkeypatch.setattr(watch, "_look", looked)
+    monkeypatch.setattr(watch, "_begin", lambda training, clock: setattr(watch, "_started", time.seconds))
+    training, world = SimpleNamespace(sharded=False), SimpleNamespace(rank=0)
+    for step in range(steps):
+        time.seconds += 1
+        watch(training, world, Clock(step, steps), {})  # type: ignore[arg-type]
+    assert at[0] == 1
+    assert watch.share <= 0.02 or at == [1]
+    if 0.02 * steps > 12 * cost:
+        assert at[1:3] == [2, 3], "the first looks are early"
+        assert watch.share > 0.01, "what may be spent is spent"

@@ -23,12 +23,33 @@ COPIES = 3.0
 """Steps of lag below which a teacher is the student: a momentum of 0.9 lags by 10."""
 AGREED = 0.02
 """Nats between student's and teacher's answers; healthy runs stayed above 0.3."""
+CONSTANT = 0.06
+"""Nats that a teacher's answers tell of which face they belong to; healthy runs of LAFS stayed above 0.3, one with a
+momentum of 0.9 came down to 0.02 within 30 steps."""
+KEPT = 1 - 1 / COPIES
+"""Momentum below which a teacher is the student."""
+ALIKE = 1.0
+"""Grey levels between two pictures below which they are one and the same."""
+RED = 0.2
+"""Share of faces whose middle is more red than blue, as skin is, below which channels are in another order; half of
+pictures of anything are."""
+FEW = 3.0
+"""Directions that features of `ENOUGH` faces fill, below which hardly anything is told of a face. Healthy quick runs
+came down to 4.4 at their lowest, MAE-Face with a hundred times the learning rate to 2.3."""
+ENOUGH = 64
 STUCK = 0.002
-"""Relative range within which a number counts as unmoved."""
+"""Relative range within which a number counts as unmoved in `ROWS` rows."""
 ROWS = 12
 """Rows of the log that a rule about losses looks back on."""
+STUCK_SOON, ROWS_SOON = 0.0003, 6
+"""The same for a number that moves so little that fewer rows tell."""
 NOT_LOSSES = ("step", "epoch", "lr", "gradient_norm", "faces_per_second", "dead_codes", "replaced_codes", "seconds")
 NOT_LOSSES_TOO = ("code_perplexity", "nearest_in_candidates", "target_entropy")
+CONSTANT_TARGETS = (
+    "Usual causes: no centring, a teacher temperature near the student's (answers become uniform) or near 0 (one "
+    "prototype takes all), a teacher that follows too fast. Try: --method.teacher-temperature 0.04, "
+    "--method.centre-momentum 0.9, --method.momentum 0.996 in a new run."
+)
 
 
 @dataclass(frozen=True)
@@ -43,21 +64,33 @@ def find(history: Rows) -> list[Alarm]:
     """The alarms that the history gives and that were not given before.
 
     Args:
-        history: rows of log.jsonl, oldest first: numbers of steps, looks (`probes`) and events.
+        history: rows of log.jsonl, oldest first: numbers of steps, looks (`probes`), what was overheard of a step
+            (`batch`) and events.
     """
     given = {row.get("alarm") for row in history if row.get("event") == "alarm"}
     steps = [row for row in history if "event" not in row and "loss" in row]
     looks = [{**row["probes"], "step": row["step"]} for row in history if isinstance(row.get("probes"), Mapping)]
-    return [a for rule in RULES for a in rule(steps, looks) if a.name not in given]
+    heard = [{**row["batch"], "step": row["step"]} for row in history if isinstance(row.get("batch"), Mapping)]
+    found: dict[str, Alarm] = {}
+    for rule in RULES:
+        for alarm in rule(steps, looks, heard):
+            if alarm.name not in given:
+                found.setdefault(alarm.name, alarm)
+    return list(found.values())
 
 
-def collapse(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
-    """The encoder says nearly the same of all faces, in two looks in a row."""
-    seen = [look for look in looks if _number(look, "spread") is not None]
-    if len(seen) < 2 or any(look["spread"] >= COLLAPSED_SPREAD for look in seen[-2:]):
+def collapse(_steps: Rows, looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """The encoder says nearly the same of all faces, in two looks or two logged batches in a row."""
+    for rows in (looks, heard):
+        yield from _collapsed(rows)
+
+
+def _collapsed(rows: Rows) -> Iterator[Alarm]:
+    seen = [look for look in rows if _number(look, "spread") is not None]
+    if len(seen) < 2 or not all(map(_alike, seen[-2:])):
         return
     best = max(seen, key=lambda look: float(look.get("rank", 0)))
-    now, since = seen[-1], _since(seen, lambda look: look["spread"] < COLLAPSED_SPREAD)
+    now, since = seen[-1], _since(seen, _alike)
     fell = (
         f"rank fell from {best['rank']:.0f} to {now['rank']:.1f} since step {best['step']:,}"
         if _number(now, "rank") is not None and best["step"] < now["step"] and best["rank"] > now["rank"]
@@ -66,17 +99,22 @@ def collapse(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
     yield Alarm(
         "collapse",
         int(now["step"]),
-        f"{fell}: collapsing. The features of two different faces have a cosine of {now['likeness']:.4f}. Usual "
+        f"{fell}: collapsing. The features of two different faces have a cosine of {now['likeness']:.3f}. Usual "
         "causes: a learning rate that is too high, a teacher that follows too fast, no term that keeps faces apart "
         "(CAMD's repulsion, LAFS's centre and temperature). Try: a new run with a tenth of --optim.lr-per-256, or "
         "--method.momentum 0.996, or a longer --optim.warmup-epochs.",
     )
 
 
-def targets(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
-    """What the teacher shows does not tell faces apart, in two looks in a row."""
-    for key in sorted({k for look in looks for k in look if k.endswith("_spread")}):
-        seen = [look for look in looks if _number(look, key) is not None]
+def _alike(look: Mapping[str, Any]) -> bool:
+    few = float(look.get("rank", FEW)) < FEW and look.get("faces", 0) >= ENOUGH
+    return few or bool(look["spread"] < COLLAPSED_SPREAD)
+
+
+def targets(_steps: Rows, looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """What the teacher shows does not tell faces apart, in two looks or two logged batches in a row."""
+    for rows, key in [(r, k) for r in (looks, heard) for k in sorted({k for row in r for k in row}) if _shown(k)]:
+        seen = [look for look in rows if _number(look, key) is not None]
         if len(seen) < 2 or any(look[key] >= COLLAPSED_TARGETS for look in seen[-2:]):
             continue
         part = key.removesuffix("_spread")
@@ -91,8 +129,67 @@ def targets(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
         )
 
 
-def teacher(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
-    """The teacher is the student, or has stopped following it."""
+def _shown(name: str) -> bool:
+    """Whether a number is the spread of what a teacher shows."""
+    return name.startswith("teacher") and name.endswith("_spread")
+
+
+def momentum(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """What a teacher keeps of itself in a step, in logged steps: too little in two, or everything from the start on."""
+    kept = [(int(row["step"]), float(row["momentum"])) for row in heard if _number(row, "momentum") is not None]
+    if len(kept) >= 2 and all(share < KEPT for _, share in kept[-2:]):
+        yield Alarm(
+            "teacher is the student",
+            kept[-1][0],
+            f"the teacher keeps {100 * max(kept[-1][1], 0):.0f} % of itself in a step: it teaches what the student "
+            "says already. Usual cause: a momentum near 0. Try: --method.momentum 0.99 to 0.999 in a new run.",
+        )
+    if len(kept) >= 3 and all(share == 1.0 for _, share in kept):
+        yield Alarm(
+            "teacher stands still",
+            kept[-1][0],
+            f"the teacher has kept all of itself since step {kept[0][0]:,} and learns nothing from the student. Usual "
+            "cause: a momentum of 1. Try: --method.momentum 0.996 in a new run.",
+        )
+
+
+def information(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """A teacher's answers do not say which face they belong to, in two logged batches in a row."""
+    seen = [row for row in heard if _number(row, "information") is not None]
+    if len(seen) >= 2 and all(row["information"] < CONSTANT for row in seen[-2:]):
+        yield Alarm(
+            "targets are constant",
+            int(seen[-1]["step"]),
+            f"what the teacher's answers tell of which face they belong to fell from {seen[0]['information']:.2f} nats "
+            f"to {seen[-1]['information']:.3f} since step {seen[0]['step']:,}: it gives all faces one and the same "
+            f"answer. {CONSTANT_TARGETS}",
+        )
+
+
+def pictures(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
+    """Pictures that cannot be those of faces: all one and the same, or with channels in another order."""
+    for look in looks:
+        alike, red = _number(look, "picture_spread"), _number(look, "red_faces")
+        if alike is not None and alike < ALIKE:
+            yield Alarm(
+                "pictures are all alike",
+                int(look["step"]),
+                f"the {look.get('faces', 0)} watched pictures differ from each other by {alike:.2f} grey levels: there "
+                "is nothing to learn in them. Usual causes: a decoder that failed, a crop outside the photo. Look at "
+                "the set: fusiform shards show SET.",
+            )
+        if red is not None and red < RED:
+            yield Alarm(
+                "channels in another order",
+                int(look["step"]),
+                f"only {100 * red:.0f} % of the watched faces are more red than blue, and skin of every colour is: the "
+                "channels seem to be in another order than R, G, B, which the encoder would learn. Usual cause: "
+                "pictures that were written as B, G, R. Try: make the set again from pictures in RGB.",
+            )
+
+
+def teacher(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
+    """The teacher is the student, or has stopped following it, told from looks."""
     seen = [look for look in looks if _number(look, "teacher_distance") is not None]
     lags = [(look["step"], look["teacher_lag"]) for look in seen if _number(look, "teacher_lag") is not None]
     if len(lags) >= 2 and all(lag < COPIES for _, lag in lags[-2:]):
@@ -114,7 +211,7 @@ def teacher(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
         )
 
 
-def losses(steps: Rows, _looks: Rows) -> Iterator[Alarm]:
+def losses(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """The loss rises, or a part of it has never moved."""
     values = [float(row["loss"]) for row in steps if _number(row, "loss") is not None]
     if len(values) >= ROWS + 4 and min(values) > 0:
@@ -128,13 +225,13 @@ def losses(steps: Rows, _looks: Rows) -> Iterator[Alarm]:
                 f"{steps[lowest]['step']:,}. Usual causes: a learning rate that is too high or rises too fast, no "
                 "clipping. Try: a new run with a third of --optim.lr-per-256, or --optim.clip 1.0.",
             )
-    if len(steps) < ROWS:
-        return
-    for name in steps[-1]:
+    for name in steps[-1] if len(steps) >= ROWS_SOON else ():
         if name in (*NOT_LOSSES, *NOT_LOSSES_TOO):
             continue
         seen = [float(row[name]) for row in steps if _number(row, name) is not None]
-        if len(seen) < ROWS or max(map(abs, seen)) == 0 or max(seen) - min(seen) > STUCK * abs(fmean(seen)):
+        if len(seen) < ROWS_SOON or max(map(abs, seen)) == 0:
+            continue
+        if max(seen) - min(seen) > (STUCK if len(seen) >= ROWS else STUCK_SOON) * abs(fmean(seen)):
             continue
         chance = math.exp(seen[-1]) if 0 < seen[-1] < 14 else 0.0
         guess = (
@@ -151,7 +248,7 @@ def losses(steps: Rows, _looks: Rows) -> Iterator[Alarm]:
         )
 
 
-def agreement(steps: Rows, _looks: Rows) -> Iterator[Alarm]:
+def agreement(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """A student that has nothing left to learn from its teacher, who says the same of all faces."""
     seen = [row for row in steps if _number(row, "divergence") is not None]
     if len(seen) >= 6 and all(abs(row["divergence"]) < AGREED for row in seen[-4:]):
@@ -161,14 +258,11 @@ def agreement(steps: Rows, _looks: Rows) -> Iterator[Alarm]:
             int(seen[-1]["step"]),
             f"divergence between student and teacher fell from {seen[0]['divergence']:.3g} to "
             f"{seen[-1]['divergence']:.2g} since step {seen[0]['step']:,}, with targets of entropy {entropy:.3g}: the "
-            "teacher gives all faces one and the same answer. Usual causes: no centring, a teacher temperature near "
-            "the student's (answers become uniform) or near 0 (one prototype takes all), a teacher that follows too "
-            "fast. Try: --method.teacher-temperature 0.04, --method.centre-momentum 0.9, --method.momentum 0.996 in a "
-            "new run.",
+            f"teacher gives all faces one and the same answer. {CONSTANT_TARGETS}",
         )
 
 
-def gradients(steps: Rows, _looks: Rows) -> Iterator[Alarm]:
+def gradients(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """The gradient norm leaves its own range by far, in two rows in a row."""
     norms = [(row["step"], float(row["gradient_norm"])) for row in steps if _number(row, "gradient_norm") is not None]
     if len(norms) < 8:
@@ -185,7 +279,7 @@ def gradients(steps: Rows, _looks: Rows) -> Iterator[Alarm]:
         )
 
 
-def codebook(steps: Rows, looks: Rows) -> Iterator[Alarm]:
+def codebook(steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """Nearly all patches are told by a few codes."""
     sizes = [int(look["codes"]) for look in looks if _number(look, "codes") is not None]
     seen = [row for row in steps if _number(row, "code_perplexity") is not None]
@@ -204,7 +298,7 @@ def codebook(steps: Rows, looks: Rows) -> Iterator[Alarm]:
         )
 
 
-def people(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
+def people(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """Features that told people apart do so no better than guessing, four looks in a row.
 
     Where they never did, that says more about the labels than about the run, and nothing is said.
@@ -225,8 +319,9 @@ def people(_steps: Rows, looks: Rows) -> Iterator[Alarm]:
         )
 
 
-RULES: tuple[Callable[[Rows, Rows], Iterator[Alarm]], ...] = (
-    *(collapse, targets, teacher, agreement, losses, gradients, codebook, people),
+RULES: tuple[Callable[[Rows, Rows, Rows], Iterator[Alarm]], ...] = (
+    *(collapse, targets, momentum, teacher, information, agreement),
+    *(losses, gradients, codebook, people, pictures),
 )
 
 

@@ -13,6 +13,9 @@ from fusiform.nn.ranks import local
 LEAST_CHANGE = 1e-4
 """One minus the cosine below which rounding in bf16 cannot be told from change."""
 
+COLOURED = 6.0
+"""Grey levels between a picture's channels above which it has colour."""
+
 
 def rankme(features: Tensor) -> float:
     """How many directions the features fill, from 1 to min(B, D): the exponential of the entropy of the singular
@@ -91,3 +94,20 @@ def region_features(patch_tokens: Tensor, regions: Tensor, wanted: tuple[int, ..
     does."""
     inside = torch.isin(regions, torch.tensor(wanted))
     return patch_tokens[:, inside].mean(1) if bool(inside.any()) else None
+
+
+def pictures(images: Tensor) -> dict[str, float]:
+    """What is plain about pictures of faces, whatever looks at them: how many grey levels a pixel differs between two
+    of them (`picture_spread`), and how many of those that have colour are more red than blue in the middle
+    (`red_faces`), which skin is; left out where fewer than eight have colour.
+
+    Args:
+        images: (B, 3, H, W) uint8, RGB.
+    """
+    values = {"picture_spread": float(images.float().std(0).mean())}
+    height, width = images.shape[-2:]
+    middle = images[..., height // 4 : -(height // 4), width // 4 : -(width // 4)].float().mean((-1, -2))
+    coloured = middle[middle.amax(1) - middle.amin(1) > COLOURED]
+    if len(coloured) >= 8:
+        values["red_faces"] = float((coloured[:, 0] > coloured[:, 2]).float().mean())
+    return values

@@ -1,0 +1,139 @@
+"""What a training step computes anyway, listened to: features of the batch, a teacher's answers, its momentum.
+
+It costs no forward pass, so every row of the log can have it, and it works where no process has whole weights. Numbers
+are those of the first process's part of a batch, and of its last micro-batch's first pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusiform.clock import Clock
+from fusiform.nn.ranks import local
+from fusiform.nn.teacher import Teacher
+from fusiform.objectives import centred_targets
+from fusiform.probes import measures
+
+MOST_ROWS = 256
+"""Rows of a tensor that are kept."""
+MOST_WEIGHTS = 100_000
+"""Entries of the weight that tells a teacher's momentum."""
+
+
+class Overheard:
+    """Listens to a method during the steps for which `listening` is set."""
+
+    def __init__(self, method: nn.Module) -> None:
+        self.method, self.listening = method, False
+        self.pooled = getattr(method, "pooling", "cls") != "cls"
+        self._features: Tensor | None = None
+        self._answers: dict[str, Tensor] = {}
+        self._before: Tensor | None = None
+        self._pair = _followed(method) if getattr(method, "follow_each", "step") == "step" else None
+        encoder: Any = method.get_submodule("encoder")
+        encoder.norm.register_forward_hook(self._hear_features)
+        projector = getattr(method, "projector", None)
+        if isinstance(projector, nn.Module):  # where the final norm is left out, what leaves the last block goes there
+            projector.register_forward_pre_hook(self._hear_projected)
+        for name, module in method.named_children():
+            if isinstance(module, Teacher) and name.startswith("teacher"):
+                module.register_forward_hook(self._hear_teacher(name))
+
+    def numbers(self, clock: Clock) -> dict[str, float]:
+        """What was heard, and forget it.
+
+        `spread`, `likeness`: of the student's features of the batch's faces (`fusiform.probes.measures`). `*_spread`:
+        of what a teacher's module put out. `information`: how much a teacher's answers tell of which face it was
+        asked about (`information`). `momentum`: how much of itself the teacher kept in this step.
+        """
+        values: dict[str, float] = {}
+        if self._features is not None and len(self._features) > 1:
+            values |= {"spread": measures.spread(self._features), "likeness": measures.likeness(self._features)}
+        for name, answers in self._answers.items():
+            values[f"{name}_spread"] = measures.spread(_flat(answers, self.pooled))
+        values |= self._information(clock)
+        momentum = self._momentum()
+        if momentum is not None:
+            values["momentum"] = momentum
+        self.forget()
+        return values
+
+    def forget(self) -> None:
+        self._features, self._before = None, None
+        self._answers.clear()
+
+    def _information(self, clock: Clock) -> dict[str, float]:
+        method: Any = self.method
+        logits = self._answers.get("teacher_head")
+        if logits is None or not hasattr(method, "centre") or not hasattr(method, "temperatures"):
+            return {}
+        temperature = method.temperatures.at(int(clock.epoch))
+        return {"information": information(centred_targets(logits, method.centre, temperature))}
+
+    def _momentum(self) -> float | None:
+        """m of `teacher <- m teacher + (1 - m) student`, from one weight before and after."""
+        if self._before is None or self._pair is None:
+            return None
+        ours, theirs = (local(p.detach()).flatten()[:MOST_WEIGHTS].double() for p in self._pair)
+        before, after = self._before.double() - ours, theirs - ours
+        length = float(before.square().sum())
+        return float((before * after).sum()) / length if length > 1e-24 else None
+
+    def _hear_features(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if self.listening and torch.is_grad_enabled() and self._features is None:
+            self._features = _flat(output.detach()[:MOST_ROWS], self.pooled).float().cpu()
+
+    def _hear_projected(self, _module: nn.Module, inputs: Any) -> None:
+        if self.listening and torch.is_grad_enabled() and self._features is None and inputs:
+            self._features = _flat(inputs[0].detach()[:MOST_ROWS], self.pooled).float().cpu()
+
+    def _hear_teacher(self, name: str) -> Any:
+        def hear(module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not self.listening or not isinstance(output, Tensor) or name in self._answers:
+                return
+            self._answers[name] = output.detach()[:MOST_ROWS]
+
+        return hear
+
+    def begin(self) -> None:
+        """Listen to the step that comes."""
+        self.forget()
+        self.listening = True
+        if self._pair is not None:
+            self._before = local(self._pair[1].detach()).flatten()[:MOST_WEIGHTS].clone()
+
+
+def information(targets: Tensor) -> float:
+    """How many nats the answers tell of which face they belong to: the entropy of their mean minus their mean entropy.
+
+    0 where all faces get one and the same answer, be it one prototype or all of them alike; at most the logarithm of
+    the rows.
+
+    Args:
+        targets: (..., K) probabilities.
+    """
+    rows = targets.flatten(0, -2).double()
+    apart = torch.special.entr(rows).sum(-1).mean()
+    return float(torch.special.entr(rows.mean(0)).sum() - apart)
+
+
+def _flat(x: Tensor, pooled: bool) -> Tensor:
+    """(B, D) of (B, 1 + N, D), or as it is."""
+    if x.dim() == 3:
+        return x[:, 1:].mean(1) if pooled and x.shape[1] > 1 else x[:, 0]
+    return x.flatten(1)
+
+
+def _followed(method: nn.Module) -> tuple[nn.Parameter, nn.Parameter] | None:
+    """A weight of the student, and the same one of the teacher that follows it."""
+    student, teacher = getattr(method, "encoder", None), getattr(method, "teacher", None)
+    if not isinstance(student, nn.Module) or not isinstance(teacher, Teacher):
+        return None
+    theirs = dict(teacher.module.named_parameters())
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad and parameter.dim() > 1 and "blocks" in name:
+            return parameter, theirs[name]
+    return None

@@ -106,7 +106,7 @@ def run(name: str, seconds: float) -> dict[str, Any]:
 
 def _words(log: str) -> str:
     """The last lines of an exception, or what libFuzzer said."""
-    lines = [line for line in log.splitlines() if line.strip()]
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("INFO: ")]
     named = [i for i, line in enumerate(lines) if re.search("Uncaught Python exception|ERROR: libFuzzer", line)]
     return "\n".join(lines[named[0] : named[0] + 40] if named else lines[-5:])[:3000]
 

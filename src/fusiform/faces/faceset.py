@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from fusiform.errors import DataError, FusiformError, did_you_mean
 from fusiform.faces.decode import decode_trusted_jpeg, scaled_sides
-from fusiform.faces.index_check import wrong_with
+from fusiform.faces.index_check import names_files, wrong_with
 from fusiform.measurement import Crop
 
 FORMAT, VERSION = "fusiform-set", 1
@@ -362,10 +362,8 @@ def _read_info(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if (folder / COMMITS).is_dir() or (folder / SHARDS).is_dir():
             raise DataError(f"The set '{folder}' is not finished", do=RUN_AGAIN) from None
-        raise DataError(
-            f"The folder '{folder}' is not a set (it has no {SET_FILE})",
-            do=f"fusiform curate {folder} --out SET, if these are photos",
-        ) from None
+        do = f"fusiform curate {folder} --out SET, if these are photos"
+        raise DataError(f"The folder '{folder}' is not a set (it has no {SET_FILE})", do=do) from None
     except (ValueError, OSError) as error:
         raise DataError(f"'{folder / SET_FILE}' cannot be read ({error})", do=RUN_AGAIN) from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
@@ -378,7 +376,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
         )
     wanted = {"name": str, "crop": dict, "faces": int, "files": dict}
     wrong = [name for name, kind in wanted.items() if not isinstance(info.get(name), kind)]
-    if wrong or not isinstance(info["files"].get(INDEX_FILE), dict):
+    if wrong or INDEX_FILE not in info["files"] or not names_files(info["files"]):
         raise DataError(f"'{folder / SET_FILE}' lacks {wrong or INDEX_FILE}", do=RUN_AGAIN)
     return info
 

@@ -1,9 +1,28 @@
-"""Whether a table may be used as a set's index. A checksum says that it is the one somebody wrote, not that they meant
-well: offsets that lie outside their buffers would be read from memory that is not the table's."""
+"""Whether what a set says of itself may be believed: its list of files, and the table of its index.
+
+A checksum says that it is the one somebody wrote, not that they meant well: offsets that lie outside their buffers
+would be read from memory that is not the table's.
+"""
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+from typing import Any
+
 import pyarrow as pa
+
+
+def names_files(files: Any) -> bool:
+    """Whether files below the set's folder are named, each with its length and hash."""
+    return isinstance(files, dict) and all(
+        isinstance(about, dict)
+        and isinstance(about.get("bytes"), int)
+        and isinstance(about.get("sha256"), str)
+        and not PurePosixPath(name).is_absolute()
+        and ".." not in PurePosixPath(name).parts
+        and "\0" not in name
+        for name, about in files.items()
+    )
 
 
 def wrong_with(table: pa.Table, schema: pa.Schema, *, values: bool) -> str | None:

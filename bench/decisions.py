@@ -47,9 +47,9 @@ def scores(folder: Path, truth: Sequence[Truth]) -> dict[str, float]:
     good = [t for t in truth if t.kind == "good"]
     group = {p: row["group"] or row["key"] for p, row in of.items() if row["key"]}
     why = Counter(of[t.path]["outcome"] for t in good)
-    result["good photos that are kept or a copy"] = sum(why[name] for name in FACE) / len(good)
+    result["good photos that are kept or a copy"] = sum(why[name] for name in (*FACE, "duplicate")) / len(good)
     for name, count in why.items():
-        if name not in FACE:
+        if name not in (*FACE, "duplicate"):
             result[f"wrong: good photos marked {name}"] = count / len(good)
 
     home = {t.base: group[t.path] for t in good if t.path in group}
@@ -75,7 +75,10 @@ def scores(folder: Path, truth: Sequence[Truth]) -> dict[str, float]:
         spoiled = [of[t.path]["outcome"] for t in truth if t.kind == kind]
         result[f"{kind}: not kept"] = sum(name not in FACE for name in spoiled) / len(spoiled)
         result[f"{kind}: for a right reason"] = sum(name in right for name in spoiled) / len(spoiled)
-    for kind in ("same bytes", "no face", "hostile"):
+    once = {t.base: of[t.path]["outcome"] for t in good}
+    twice = [(once[t.base], of[t.path]["outcome"]) for t in truth if t.kind == "same bytes"]
+    result["same bytes: one of two is a duplicate"] = sum(pair.count("duplicate") == 1 for pair in twice) / len(twice)
+    for kind in ("no face", "hostile"):
         asked = [t for t in truth if t.kind == kind and t.path in of]
         missed = [f"{t.path}: {of[t.path]['outcome']}" for t in asked if of[t.path]["outcome"] not in t.expected]
         result[f"{kind}: as expected"] = 1 - len(missed) / len(asked)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fusiform.curate.copies import CORE_BITS, CROP_BITS, CROP_CORRELATION, PLAUSIBLE, near_pairs
+from fusiform.curate.copies import CORE_BITS, CROP_BITS, CROP_CORRELATION, LAID_OVER, PLAUSIBLE, near_pairs
 from fusiform.curate.likeness import CORE_MIRROR, MIRROR, SIDE, core_hash, correlation, look_of
 from fusiform.curate.overlay import agreement
 from fusiform.errors import DataError
@@ -278,7 +278,8 @@ def _looks_alike(train: Side, test: Side) -> Iterator[tuple[int, int, float, str
             if len(a):
                 like = correlation(thumbs[a], thumbs[b], np.full(len(a), mirrored))
                 unsure = np.flatnonzero((like < CROP_CORRELATION) & (like >= PLAUSIBLE))
-                like[unsure] = np.maximum(like[unsure], _laid_over(thumbs[a[unsure]], thumbs[b[unsure]], mirrored))
+                over = _laid_over(thumbs[a[unsure]], thumbs[b[unsure]], mirrored)
+                like[unsure] = np.where(over >= LAID_OVER, over, like[unsure])
                 for x, y, value in zip(a.tolist(), b.tolist(), like.tolist(), strict=True):
                     if value >= CROP_CORRELATION:
                         yield x, y - border, value, ""

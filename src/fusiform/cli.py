@@ -24,7 +24,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("photos or rendered faces to a measured encoder and a report", "fusiform.commands.demo:demo"),
     "render": Verb("make faces whose labels are known exactly", "fusiform.commands.rendering:render"),
     "curate": Verb("photos to a set of aligned faces, with ledger and data card", "fusiform.commands.faces:curate"),
-    "shards": Verb("check a set's files", "fusiform.commands.faces:shards"),
+    "shards": Verb("check a set's files, or export its faces", "fusiform.commands.faces:shards"),
     "ledger": Verb("ask where a set's faces come from and who changed it", "fusiform.commands.ledger:ledger"),
     "forget": Verb("take a person, picture or source out of everything", "fusiform.commands.forget:forget"),
     "leaks": Verb("do the test people or pictures appear in training?", "fusiform.commands.leaks:leaks"),

@@ -1,4 +1,4 @@
-"""`fusiform curate` and `fusiform shards`: photos to sets of faces, and checking them."""
+"""`fusiform curate` and `fusiform shards`: photos to sets of faces, checking them, and handing them on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from fusiform.cli import parse, subcommand, today
+from fusiform.curate.exporting import ExportOptions, export_faces
 from fusiform.curate.options import CurateOptions
 from fusiform.errors import DataError
 
@@ -47,7 +48,7 @@ class VerifyFlags:
 
 
 def shards(words: list[str]) -> int:
-    return subcommand(words, "shards", {"verify": verify})
+    return subcommand(words, "shards", {"verify": verify, "export": export})
 
 
 def verify(words: list[str]) -> int:
@@ -61,3 +62,26 @@ def verify(words: list[str]) -> int:
         sys.stdout.write(f"{problem}\n")
     sys.stdout.write(f"{len(faces):,} faces read, {len(problems):,} problems\n")
     return DataError.exit_code if problems else 0
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """Write a set's faces as tar shards that any WebDataset reader opens, with one table beside them.
+
+    They leave the set's ledger behind: who gets them should get its rights, which `faces-export.json` lists."""
+
+    set: Annotated[Path, tyro.conf.Positional]
+    """The set's folder."""
+    out: Path
+    """A new folder."""
+    options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
+
+
+def export(words: list[str]) -> int:
+    """write a set's faces for others, blurred or without their originals if asked"""
+    flags = parse(ExportFlags, words, "shards export")
+    count = export_faces(flags.set, flags.out, flags.options, today=today())
+    blurred = "blurred" if flags.options.blur else "as they are: they are personal data"
+    originals = "left out" if flags.options.drop_originals else "named in the table"
+    sys.stdout.write(f"{count:,} faces, {blurred}; their originals are {originals}: {flags.out}\n")
+    return 0

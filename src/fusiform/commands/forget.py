@@ -18,13 +18,15 @@ from fusiform.errors import DataError
 class ForgetFlags:
     """Find everything that a picture, person or source was used for; with --yes, take it out. Sets are rewritten
     without it and keep a salted hash, so that it does not come back; runs, encoders and exports that were trained on it
-    are marked as tainted; pages that may show it are deleted. Without --yes nothing is changed."""
+    are marked as tainted; galleries and answers of `infer` are rewritten; exported faces and pages that may show it are
+    deleted. Without --yes nothing is changed."""
 
     what: Annotated[str, tyro.conf.Positional]
     """A picture's SHA-256 (8 or more hex digits) or a face's key, a person, or a source, as the ledger has them; with
     hash:, person: or source: in front where it could be several."""
     within: Annotated[tuple[Path, ...], tyro.conf.arg(name="in")]
-    """Folders with sets, runs, encoders, exports, results and comparisons. What lies elsewhere is not found."""
+    """Folders with sets, runs, encoders, exports, results, comparisons, galleries, answers. What lies elsewhere is not
+    found."""
     yes: bool = False
     """Do it. It cannot be undone."""
 
@@ -56,7 +58,7 @@ def forget(words: list[str]) -> int:
         write(f"set        {folder}: an earlier withdrawal was interrupted and will be finished\n")
     for use in made.uses:
         doubt = "" if use.sure else ", not certain"
-        rows = f", {use.rows:,} rows" if use.rows else ""
+        rows = f", {use.rows:,} rows" if use.rows and use.kind != "gallery" else ""
         write(f"{use.kind:<10} {use.place}: {use.why}{rows}{doubt}\n")
     for path in made.sources:
         write(f"original   {path}: yours to delete; this command leaves it\n")

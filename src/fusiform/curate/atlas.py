@@ -96,6 +96,7 @@ def atlas(
     plots = [*distributions(table, faces), *_age(table)]
     return environment.get_template("atlas.html").render(
         name=faces.name,
+        digest=faces.digest,  # by which `fusiform forget` finds the page
         today=today,
         faces=len(faces),
         rows=table.num_rows,

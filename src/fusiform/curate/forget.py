@@ -21,11 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fusiform import ledger
-from fusiform.curate import copies, tracing
+from fusiform.curate import copies, outputs, tracing
 from fusiform.curate.chunks import ledger_file, stored_faces
 from fusiform.curate.likeness import MIRROR, SIDE, correlation, hamming
+from fusiform.curate.outputs import NOBODY, Named
 from fusiform.curate.tracing import Places, Use
 from fusiform.curate.withdrawing import JOURNAL, Withdrawal, digest_of, resume, withdraw
+from fusiform.curate.write import RECORD_FILE, read_record
 from fusiform.durable import FolderLock, hash_file
 from fusiform.errors import ConfigError, DataError
 from fusiform.faces.faceset import COMMITS
@@ -65,6 +67,8 @@ class Plan:
     """Files with the very bytes of withdrawn pictures; they are the user's and stay."""
     unfinished: tuple[Path, ...] = ()
     """Sets in which an earlier withdrawal was interrupted."""
+    named: Named = NOBODY
+    """What the pictures are called in galleries, answers and lists."""
 
     @property
     def faces(self) -> int:
@@ -107,6 +111,9 @@ def plan(text: str, roots: Sequence[Path]) -> tuple[Plan, Places]:
             f"'{value}' is several things: {', '.join(hits)}", do=f"fusiform forget {hits[0]}:{value} ..."
         )
     if not hits:
+        who = Named(value if "person" in kinds else "", frozenset(), {}, frozenset())
+        if elsewhere := tracing.named(found, who):  # a gallery, say, of photos that no set has
+            return Plan("person", value, (), tuple(elsewhere), (), unfinished, who), found
         if unfinished:
             return Plan(kinds[0], value, (), (), (), unfinished), found
         raise DataError(
@@ -116,11 +123,15 @@ def plan(text: str, roots: Sequence[Path]) -> tuple[Plan, Places]:
         )
     sets = _affected(tables, hits[0], value)
     names = [each.name for each in sets]
-    uses = tracing.uses(found, [each.folder for each in sets], names)
+    who = _named(sets, hits[0], value)
+    uses = {use.place: use for use in tracing.named(found, who)}
+    uses |= {use.place: use for use in tracing.uses(found, [each.folder for each in sets], names)}
     sizes = {row["size"]: row["sha256"] for each in sets for row in _sizes(tables[each.folder], each.wanted)}
     left = [p for p in found.others if p.stat().st_size in sizes]
     shas = {sha for each in sets for sha in each.wanted.sha256}
-    return Plan(hits[0], value, sets, tuple(uses), tuple(p for p in left if hash_file(p) in shas), unfinished), found
+    originals = tuple(p for p in left if hash_file(p) in shas)
+    ordered = sorted(uses.values(), key=lambda u: (u.kind, str(u.place)))
+    return Plan(hits[0], value, sets, tuple(ordered), originals, unfinished, who), found
 
 
 def forget(
@@ -139,7 +150,7 @@ def forget(
     digests = {each.folder: digest_of(each.folder) for each in made.sets}
     marks = [(each.folder, _mark(each, digests[each.folder], today)) for each in made.sets]
     for use in made.uses:
-        if use.kind in ("run", "encoder", "export", "results", "comparison"):
+        if use.kind in ("run", "encoder", "export", "results", "comparison", "head"):
             for _, mark in marks:
                 if add_taint(use.place, {**mark, "sure": use.sure}):
                     say(f"marked    {use.place}")
@@ -147,7 +158,16 @@ def forget(
         if use.kind == "page":
             use.place.unlink(missing_ok=True)
             say(f"deleted   {use.place}, to be written again")
-    for each in made.sets:
+        elif use.kind == "gallery":
+            outputs.forget_in_gallery(use.place, made.named)
+            say(f"rewrote   {use.place}: {use.rows:,} photos taken out of the gallery")
+        elif use.kind == "answers":
+            outputs.forget_in_answers(use.place, made.named)
+            say(f"rewrote   {use.place}: {use.rows:,} answers taken out")
+        elif use.kind == "faces":
+            outputs.delete_export(use.place, today)
+            say(f"deleted   the faces in {use.place}, to be exported again")
+    for each in made.sets:  # last: an interrupted command finds all the others only while the sets know the pictures
         with closing(_Held(each.folder)):
             withdraw(each.folder, each.wanted, salt=draw(), today=today)
         say(f"rewrote   {each.folder}: {len(each.wanted.keys):,} faces taken out")
@@ -176,12 +196,26 @@ def remains(made: Plan, found: Places) -> list[tuple[Path, str]]:
     files = [p for folder in found.sets for p in sorted(folder.rglob("*")) if p.is_file()]
     files += [p for folder in found.runs for p in sorted(folder.rglob("*")) if p.is_file()]
     files += [*found.exports, *found.results, *found.pages, *found.others]
-    for folder in [*found.encoders, *found.cells]:
+    for folder in [*found.encoders, *found.cells, *found.galleries, *found.faces]:
         files += [p for p in sorted(folder.rglob("*")) if p.is_file()]
     for path in dict.fromkeys(files):
-        if path.is_file() and path not in made.sources and (hit := tracing.mentioned(path, needles)):
+        if not path.is_file() or path in made.sources:
+            continue
+        if hit := tracing.mentioned(path, needles):
             left.append((path, hit if hit.isprintable() else "bytes of a face"))
+        elif hit := outputs.named_after(path, found.roots, made.named, lambda name: len(name) >= SHORTEST):
+            left.append((path, f"{hit}, in its name"))
     return left
+
+
+def _named(sets: Sequence[Affected], kind: What, value: str) -> Named:
+    folders: dict[str, str] = {}
+    for each in sets:
+        if (each.folder / RECORD_FILE).is_file() and (record := read_record(each.folder)):
+            folders |= {label: str(place) for label, place in record["folders"].items()}
+    paths = frozenset(path for each in sets for path in each.wanted.paths)
+    keys = frozenset(key for each in sets for key in each.wanted.keys | each.wanted.sha256)
+    return Named(value if kind == "person" else "", paths, folders, keys)
 
 
 class _Held:

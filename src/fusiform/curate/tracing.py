@@ -16,11 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fusiform.curate import outputs
+from fusiform.curate.outputs import EXPORT, GALLERY, GALLERY_VECTORS, Named
 from fusiform.curate.withdrawing import JOURNAL, STAGED, digest_of
 from fusiform.faces.faceset import COMMITS, SET_FILE, SHARDS
 from fusiform.ledger_history import read_history
 
-Kind = Literal["run", "checkpoint", "encoder", "export", "results", "comparison", "page"]
+Kind = Literal[
+    "run", "checkpoint", "encoder", "export", "results", "comparison", "page", "head", "gallery", "answers", "faces"
+]
 EXPORTS = (".onnx", ".pt2")
 PAGES = (".html",)
 SKIPPED = (".git", "__pycache__", ".venv", "node_modules")
@@ -50,12 +54,16 @@ class Places:
     results: list[Path] = field(default_factory=list)
     cells: list[Path] = field(default_factory=list)
     pages: list[Path] = field(default_factory=list)
+    galleries: list[Path] = field(default_factory=list)
+    faces: list[Path] = field(default_factory=list)
+    """Exports of faces (`fusiform shards export`)."""
     others: list[Path] = field(default_factory=list)
+    roots: tuple[Path, ...] = ()
 
 
 def places(roots: Sequence[Path]) -> Places:
     """Everything below the roots, each file once. Links to folders are not followed."""
-    found, entered = Places(), set()
+    found, entered = Places(roots=tuple(roots)), set()
     for root in roots:
         for folder, names, files in os.walk(root):
             status = os.stat(folder)
@@ -75,12 +83,16 @@ def places(roots: Sequence[Path]) -> Places:
                 found.encoders.append(here)
             if "cell.json" in has:
                 found.cells.append(here)
+            if {GALLERY, GALLERY_VECTORS} <= has:
+                found.galleries.append(here)
+            if EXPORT in has:
+                found.faces.append(here)
             for name in sorted(files):
                 path = here / name
                 kind = path.suffix.lower()
                 if kind in EXPORTS:
                     found.exports.append(path)
-                elif kind in PAGES:
+                elif kind in PAGES or (kind == ".json" and outputs.is_leaks(path)):
                     found.pages.append(path)
                 elif kind in (".jsonl", ".csv") and name != "log.jsonl":
                     found.results.append(path)
@@ -130,6 +142,9 @@ def uses(found: Places, affected: Iterable[Path], names: Iterable[str]) -> list[
                 uses_of[folder] = Use("encoder", folder, f"made of {hit[:12]}" if hit else "of an affected run", sure)
                 if sure:
                     marks |= _weights(card)
+        for path in found.others:
+            if path.parent.name == "heads" and path.suffix == ".json" and (hit := mentioned(path, marks)):
+                uses_of[path] = Use("head", path, f"made of {hit[:12]}")
         for path in found.exports:
             if hit := mentioned(path, marks):
                 uses_of[path] = Use("export", path, f"made of {hit[:12]}")
@@ -148,7 +163,25 @@ def uses(found: Places, affected: Iterable[Path], names: Iterable[str]) -> list[
     for page in found.pages:
         if mentioned(page, marks) or any(f in page.parents for f in folders) or page.parent in comparisons:
             uses_of[page] = Use("page", page, "about affected faces, may show them")
+    for folder in found.faces:
+        if (digest := outputs.export_digest(folder)) in marks:
+            uses_of[folder] = Use("faces", folder, f"exported from {digest[:12]}")
     return sorted(uses_of.values(), key=lambda u: (u.kind, str(u.place)))
+
+
+def named(found: Places, who: Named) -> list[Use]:
+    """Galleries and answers of `infer` that name the person or the pictures, and lists of leaks with their keys."""
+    uses_of = []
+    for folder in found.galleries:
+        if photos := outputs.gallery_photos(folder, who):
+            uses_of.append(Use("gallery", folder, f"holds {photos} photos of the person", rows=photos))
+    for path in found.results:
+        if rows := outputs.answers_about(path, who):
+            uses_of.append(Use("answers", path, "answers about the pictures", rows=rows))
+    for path in found.pages:
+        if mentioned(path, who.keys):
+            uses_of.append(Use("page", path, "names the pictures"))
+    return uses_of
 
 
 def mentioned(path: Path, needles: Iterable[str | bytes]) -> str:
@@ -169,6 +202,7 @@ def _contents(path: Path) -> Iterator[Any]:
         ".parquet": _parquet,
         ".arrow": _arrow,
         ".npz": _npz,
+        ".npy": _npy,
     }.get(path.suffix.lower())
     if reader is not None:
         with suppress(Exception):  # what is damaged or of another kind is looked through as bytes, below
@@ -210,6 +244,14 @@ def _npz(path: Path) -> Iterator[Any]:
             values = arrays[name]
             if values.dtype.kind in "US":
                 yield "\n".join(map(str, values.ravel().tolist())).encode()
+
+
+def _npy(path: Path) -> Iterator[Any]:
+    import numpy as np
+
+    values = np.load(path, allow_pickle=False, mmap_mode="r")
+    if values.dtype.kind in "US":
+        yield "\n".join(map(str, values.ravel().tolist())).encode()
 
 
 def _is_published(folder: Path, files: set[str]) -> bool:

@@ -24,7 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-RECIPES = ("mae-face-quick", "camd-quick", "mcf-quick", "lafs-quick", "paco-fr-quick")
+RECIPES = (
+    *("mae-face-quick", "camd-quick", "mcf-quick", "lafs-quick", "paco-fr-quick"),
+    *("recognition-quick", "lafs-stage-1-quick"),
+)
+PEOPLE = 100
 
 
 def training(name: str, faces: int, micro: int | None, loop: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -44,6 +48,8 @@ def training(name: str, faces: int, micro: int | None, loop: dict[str, Any]) -> 
         crop = Crop(template="loose", size=72, detector="exact-points")
         other = Encoder.untrained(recipe.vit, crop).save(Path(tempfile.mkdtemp()) / "encoder")
         recipe = replace(recipe, method=replace(recipe.method, feature_encoder=str(other)))
+    if recipe.data.people:
+        recipe = replace(recipe, method=replace(recipe.method, people=PEOPLE))
     world = World.start(recipe.loop)
     torch.manual_seed(0)
     ready = Training(recipe, recipe.method.build(recipe.vit), 100, world)
@@ -55,6 +61,7 @@ def training(name: str, faces: int, micro: int | None, loop: dict[str, Any]) -> 
         boxes=torch.tensor([0.1, 0.1, 0.9, 0.9]).expand(faces, views, 4).contiguous(),
         flipped=torch.zeros(faces, views, dtype=torch.bool),
         clean=images if recipe.data.keep_clean else None,
+        people=torch.arange(faces) % PEOPLE if recipe.data.people else None,
         template="loose",
     )
     return ready, world, batch
@@ -75,13 +82,13 @@ def peak(name: str, faces: int, loop: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory(faces: Sequence[int], loop: dict[str, Any]) -> None:
-    sys.stdout.write(f"{'recipe':<16} {'faces':>6} {'MiB above torch':>16} {'MiB in all':>11}\n")
+    sys.stdout.write(f"{'recipe':<18} {'faces':>6} {'MiB above torch':>16} {'MiB in all':>11}\n")
     for name in RECIPES:
         for number in faces:
             words = [sys.executable, "-m", "bench.training", "one", name, str(number), json.dumps(loop)]
             said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
             row = json.loads(said.splitlines()[-1])
-            sys.stdout.write(f"{name:<16} {number:>6} {row['own']:>16,} {row['peak']:>11,}\n")
+            sys.stdout.write(f"{name:<18} {number:>6} {row['own']:>16,} {row['peak']:>11,}\n")
             sys.stdout.flush()
 
 

@@ -185,7 +185,11 @@ def remove(run: Path, step: int) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's bytes, in words; None if they are exactly those that were written."""
+    """What is wrong with a checkpoint's bytes, in words; None if they are exactly those that were written.
+
+    Raises:
+        DataError: they may not be read. That is no damage, and an older checkpoint is no answer to it.
+    """
     try:
         manifest = open_sealed_json(folder / "manifest.json")
         if manifest.get("format") != FORMAT:
@@ -203,10 +207,21 @@ def damage(folder: Path) -> str | None:
             if hash_file(folder / name) != meant["sha256"]:
                 return f"{name} does not have the SHA-256 it was written with"
     except DataError as error:
+        _refuse_forbidden(error.__cause__, folder)
         return error.what
     except OSError as error:
+        _refuse_forbidden(error, folder)
         return f"{error.filename or folder}: {error.strerror}"
     return None
+
+
+def _refuse_forbidden(error: BaseException | None, folder: Path) -> None:
+    if isinstance(error, PermissionError):
+        raise DataError(
+            f"Cannot read {error.filename or folder}: {error.strerror}",
+            expected=f"a checkpoint that this process (user {os.geteuid()}) may read",
+            do=f"ls -l {folder}",
+        ) from error
 
 
 def _is_manifest(manifest: Mapping[str, Any]) -> bool:

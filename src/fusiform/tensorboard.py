@@ -39,9 +39,10 @@ def events(look: Look, folder: Path) -> Look:
         for name, value in row.items():
             writers[0].add_scalar(f"training/{name}", float(value), clock.step)
         for each in found:
-            for name, value in each.get("probes", {}).items():
-                if isinstance(value, int | float) and math.isfinite(value):
-                    writers[0].add_scalar(f"probes/{name}", value, clock.step)
+            for group in ("probes", "batch"):
+                for name, value in each.get(group, {}).items():
+                    if isinstance(value, int | float) and math.isfinite(value):
+                        writers[0].add_scalar(f"{group}/{name}", value, clock.step)
             if each.get("event"):
                 writers[0].add_text(str(each["event"]), str(each.get("message", "")), clock.step)
         writers[0].flush()

@@ -37,6 +37,8 @@ EARLY_LOOKS = 3
 """Looks at the beginning that are paid with time that has not passed yet, because collapses come early."""
 SAFETY = 1.5
 """How many times as long as the last look the next one may take without breaking its budget."""
+KEPT_FIRST, KEPT_LAST = 300, 900
+"""Rows of a long history that are kept in memory: alarms compare the latest with the earliest."""
 PAINTED = 6
 """Faces in a picture of what is painted."""
 TARGETS_KEPT = 128
@@ -52,7 +54,7 @@ class Watch:
         faces: FaceSet,
         *,
         say: Callable[[str], None] = lambda _line: None,
-        history: Sequence[Mapping[str, Any]] = (),
+        history: Sequence[dict[str, Any]] = (),
         others: FaceSet | None = None,
         paint: Callable[[Any, Tensor, int], None] = lambda _method, _images, _step: None,
         now: Callable[[], float] = time.monotonic,
@@ -98,6 +100,7 @@ class Watch:
         if self._due and not blind:
             found.append(self._look(training, world, clock))
         self._due = self._fits(clock)
+        self.history = remembered(self.history)
         if row or found:
             found += [self._raise(alarm) for alarm in find(self.history)]
         return found
@@ -248,6 +251,15 @@ class Watch:
         self.history.append(row)
         self.say(alarm.words)
         return row
+
+
+def remembered(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The history, or its events, first and last rows where it is long: neither memory nor time grow with a run."""
+    if len(history) <= 2 * (KEPT_FIRST + KEPT_LAST):
+        return history
+    events = [row for row in history if "event" in row]
+    rows = [row for row in history if "event" not in row]
+    return [*events, *rows[:KEPT_FIRST], *rows[-KEPT_LAST:]]
 
 
 SHOWN = {"rank": "rank", "identity": "identity", "landmarks": "nme", "parsing": "iou"}

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from kills import CASES, QUICK_CASES, Case, Killer, Starter, make_ground, needed
+from kills import CASES, QUICK_CASES, Case, Killer, Starter, make_ground, needed, same
 
 MANY = 50
 
@@ -43,6 +43,19 @@ def test_five_kills_of_some_recipe_change_no_byte(killer: Killer) -> None:
     """At moments and with a recipe that nobody chose."""
     kill(killer, random.choice(QUICK_CASES), 5)
     assert killer.kills.total() >= 2, "the run ended before it was killed"
+
+
+def test_two_processes_that_start_the_same_run_at_once(killer: Killer) -> None:
+    """One trains; the other says which one that is, and spoils nothing."""
+    case = Case("mae-face-quick", name="twice")
+    whole, out = killer.whole(case), killer.folder / "killed" / "twice"
+    with Starter() as second:
+        first = killer.start(case, out)
+        other = second.start(killer.words(case, out), killer.folder / "said" / "other.txt", 1, 0)
+        assert sorted([*first.wait(), *other.wait()]) == [0, 3]
+    words = killer.said(out) + (killer.folder / "said" / "other.txt").read_text()
+    assert "is in use by" in words
+    same(whole, out)
 
 
 @pytest.mark.slow

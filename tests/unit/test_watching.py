@@ -263,6 +263,8 @@ def test_a_healthy_history_raises_nothing():
         ([look(i, identity=0.02 if i else 0.2, identity_chance=0.03) for i in range(5)], "identity at chance"),
         ([batch(i, spread=0.01, likeness=0.9999) for i in range(2)], "collapse"),
         ([batch(i, teacher_projector_spread=0.5 if i < 1 else 0.01) for i in range(3)], "teacher_projector collapse"),
+        ([batch(i, weight=0.05 * 0.5**i) for i in range(4)], "weights shrink"),
+        ([{"step": i, "loss": 2.0 if i < 2 else 900.0} for i in range(4)], "loss explodes"),
         ([batch(i, momentum=0.4) for i in range(2)], "teacher is the student"),
         ([batch(i, momentum=1.0) for i in range(3)], "teacher stands still"),
         ([batch(i, information=0.5 if i < 2 else 0.02) for i in range(4)], "targets are constant"),

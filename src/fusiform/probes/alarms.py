@@ -17,6 +17,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 COLLAPSED_SPREAD = 0.03
 """Spread of the encoder's features below which faces are all but alike: healthy runs stayed above 0.08."""
+COLLAPSED_BATCH = 0.015
+"""The same of a batch that trains, in which faces are seen in parts: healthy runs stayed above 0.09."""
 COLLAPSED_TARGETS = 0.02
 """Spread of what the teacher shows, below which it says the same of every face."""
 COPIES = 3.0
@@ -33,10 +35,12 @@ ALIKE = 1.0
 RED = 0.2
 """Share of faces whose middle is more red than blue, as skin is, below which channels are in another order; half of
 pictures of anything are."""
-FEW = 3.0
-"""Directions that features of `ENOUGH` faces fill, below which hardly anything is told of a face. Healthy quick runs
-came down to 4.4 at their lowest, MAE-Face with a hundred times the learning rate to 2.3."""
+FEW = 2.6
+"""Directions that features of `ENOUGH` faces fill, below which hardly anything is told of a face. Healthy short runs
+came down to 3.2 at their lowest (recognition), MAE-Face with a hundred times the learning rate to 2.3."""
 ENOUGH = 64
+SHRUNK = 0.3
+"""Share of a weight's first size below which it has been decayed away."""
 STUCK = 0.002
 """Relative range within which a number counts as unmoved in `ROWS` rows."""
 ROWS = 12
@@ -81,16 +85,20 @@ def find(history: Rows) -> list[Alarm]:
 
 def collapse(_steps: Rows, looks: Rows, heard: Rows) -> Iterator[Alarm]:
     """The encoder says nearly the same of all faces, in two looks or two logged batches in a row."""
-    for rows in (looks, heard):
-        yield from _collapsed(rows)
+    yield from _collapsed(looks, COLLAPSED_SPREAD)
+    yield from _collapsed(heard, COLLAPSED_BATCH)
 
 
-def _collapsed(rows: Rows) -> Iterator[Alarm]:
+def _collapsed(rows: Rows, least: float) -> Iterator[Alarm]:
+    def alike(look: Mapping[str, Any]) -> bool:
+        few = float(look.get("rank", FEW)) < FEW and look.get("faces", 0) >= ENOUGH
+        return few or bool(look["spread"] < least)
+
     seen = [look for look in rows if _number(look, "spread") is not None]
-    if len(seen) < 2 or not all(map(_alike, seen[-2:])):
+    if len(seen) < 2 or not all(map(alike, seen[-2:])):
         return
     best = max(seen, key=lambda look: float(look.get("rank", 0)))
-    now, since = seen[-1], _since(seen, _alike)
+    now, since = seen[-1], _since(seen, alike)
     fell = (
         f"rank fell from {best['rank']:.0f} to {now['rank']:.1f} since step {best['step']:,}"
         if _number(now, "rank") is not None and best["step"] < now["step"] and best["rank"] > now["rank"]
@@ -104,11 +112,6 @@ def _collapsed(rows: Rows) -> Iterator[Alarm]:
         "(CAMD's repulsion, LAFS's centre and temperature). Try: a new run with a tenth of --optim.lr-per-256, or "
         "--method.momentum 0.996, or a longer --optim.warmup-epochs.",
     )
-
-
-def _alike(look: Mapping[str, Any]) -> bool:
-    few = float(look.get("rank", FEW)) < FEW and look.get("faces", 0) >= ENOUGH
-    return few or bool(look["spread"] < COLLAPSED_SPREAD)
 
 
 def targets(_steps: Rows, looks: Rows, heard: Rows) -> Iterator[Alarm]:
@@ -166,6 +169,21 @@ def information(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
         )
 
 
+def weights(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """The encoder's weights have been pulled towards nothing, in two logged batches in a row."""
+    seen = [row for row in heard if _number(row, "weight") is not None]
+    if len(seen) >= 3 and all(row["weight"] < SHRUNK * seen[0]["weight"] for row in seen[-2:]):
+        left = 100 * seen[-1]["weight"] / seen[0]["weight"]
+        yield Alarm(
+            "weights shrink",
+            int(seen[-1]["step"]),
+            f"the weights of the encoder's first block have shrunk to {left:.0f} % of what they were at step "
+            f"{seen[0]['step']:,}: what is learned decays faster than it grows. Usual "
+            "cause: weight decay that is far too strong for the learning rate. Try: --optim.weight-decay 0.05 in a new "
+            "run.",
+        )
+
+
 def pictures(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """Pictures that cannot be those of faces: all one and the same, or with channels in another order."""
     for look in looks:
@@ -214,6 +232,13 @@ def teacher(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
 def losses(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """The loss rises, or a part of it has never moved."""
     values = [float(row["loss"]) for row in steps if _number(row, "loss") is not None]
+    if len(values) >= 4 and 0 < 10 * min(values) < min(values[-2:]):
+        yield Alarm(
+            "loss explodes",
+            int(steps[-1]["step"]),
+            f"the loss is {values[-1]:.4g}, and was {min(values):.4g}. Usual causes: a learning rate that is too high "
+            "or rises too fast, no clipping. Try: a new run with a tenth of --optim.lr-per-256, or --optim.clip 1.0.",
+        )
     if len(values) >= ROWS + 4 and min(values) > 0:
         means = [fmean(values[i : i + 4]) for i in range(len(values) - 3)]
         lowest = min(range(len(means)), key=means.__getitem__)
@@ -321,7 +346,7 @@ def people(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
 
 RULES: tuple[Callable[[Rows, Rows, Rows], Iterator[Alarm]], ...] = (
     *(collapse, targets, momentum, teacher, information, agreement),
-    *(losses, gradients, codebook, people, pictures),
+    *(losses, gradients, weights, codebook, people, pictures),
 )
 
 

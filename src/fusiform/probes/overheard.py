@@ -32,6 +32,7 @@ class Overheard:
         self._features: Tensor | None = None
         self._answers: dict[str, Tensor] = {}
         self._before: Tensor | None = None
+        self._weight = _weight(method.get_submodule("encoder"))
         self._pair = _followed(method) if getattr(method, "follow_each", "step") == "step" else None
         encoder: Any = method.get_submodule("encoder")
         encoder.norm.register_forward_hook(self._hear_features)
@@ -47,7 +48,8 @@ class Overheard:
 
         `spread`, `likeness`: of the student's features of the batch's faces (`fusiform.probes.measures`). `*_spread`:
         of what a teacher's module put out. `information`: how much a teacher's answers tell of which face it was
-        asked about (`information`). `momentum`: how much of itself the teacher kept in this step.
+        asked about (`information`). `momentum`: how much of itself the teacher kept in this step. `weight`: root mean
+        square of a weight of the student's first block.
         """
         values: dict[str, float] = {}
         if self._features is not None and len(self._features) > 1:
@@ -55,6 +57,9 @@ class Overheard:
         for name, answers in self._answers.items():
             values[f"{name}_spread"] = measures.spread(_flat(answers, self.pooled))
         values |= self._information(clock)
+        if self._weight is not None:
+            own = local(self._weight[1].detach()).flatten()[:MOST_WEIGHTS]
+            values |= {"weight": float(own.double().square().mean().sqrt())} if own.numel() else {}
         momentum = self._momentum()
         if momentum is not None:
             values["momentum"] = momentum
@@ -127,13 +132,15 @@ def _flat(x: Tensor, pooled: bool) -> Tensor:
     return x.flatten(1)
 
 
+def _weight(encoder: nn.Module) -> tuple[str, nn.Parameter] | None:
+    """A matrix of the encoder's first block, and its name."""
+    named = ((n, p) for n, p in encoder.named_parameters() if n.startswith("blocks.") and p.dim() > 1)
+    return next((found for found in named if found[1].requires_grad), None)
+
+
 def _followed(method: nn.Module) -> tuple[nn.Parameter, nn.Parameter] | None:
     """A weight of the student, and the same one of the teacher that follows it."""
-    student, teacher = getattr(method, "encoder", None), getattr(method, "teacher", None)
-    if not isinstance(student, nn.Module) or not isinstance(teacher, Teacher):
+    teacher, found = getattr(method, "teacher", None), _weight(method.get_submodule("encoder"))
+    if found is None or not isinstance(teacher, Teacher):
         return None
-    theirs = dict(teacher.module.named_parameters())
-    for name, parameter in student.named_parameters():
-        if parameter.requires_grad and parameter.dim() > 1 and "blocks" in name:
-            return parameter, theirs[name]
-    return None
+    return found[1], dict(teacher.module.named_parameters())[found[0]]

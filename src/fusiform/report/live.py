@@ -87,7 +87,15 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Spread of the features",
         "0: all faces look alike. 1: they point everywhere.",
-        (("spread", "encoder"), ("teacher_projector_spread", "teacher"), ("teacher_head_spread", "teacher")),
+        (
+            *(("spread", "encoder"), ("batch_spread", "in training")),
+            *(("teacher_projector_spread", "teacher"), ("teacher_head_spread", "teacher")),
+        ),
+    ),
+    (
+        "What targets tell",
+        "Nats that the teacher's answers tell of which face they belong to. 0: it says the same of all.",
+        (("batch_information", "nats"),),
     ),
     (
         "Identity",
@@ -192,6 +200,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
 
 _NO_CHART = {
     *("step", "epoch", "seconds", "faces", "codes", "likeness", "teacher_length", "attributes_asked", "not_finite"),
+    *("batch_likeness", "batch_momentum", "batch_weight", "picture_spread", "red_faces"),
 }
 
 
@@ -242,7 +251,8 @@ def _series(rows: Sequence[Mapping[str, Any]], names: Sequence[tuple[str, str]])
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{k: v for k, v in row.items() if k != "probes"}, **_mapping(row.get("probes"))}
+    heard = {f"batch_{name}": value for name, value in _mapping(row.get("batch")).items()}
+    return {**{k: v for k, v in row.items() if k not in ("probes", "batch")}, **_mapping(row.get("probes")), **heard}
 
 
 def _tiles(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -19,6 +19,7 @@ from fusiform.errors import ConfigError, WeightsError
 from fusiform.methods.lafs import LAFS, LandmarkSets
 from fusiform.nn.landmark_cnn import LandmarkCNN
 from fusiform.nn.landmark_patches import grid_landmarks, pulled_to_points
+from fusiform.nn.vit import ViT
 from fusiform.optim import adamw, clip_each, set_weight_decay
 from fusiform.weights.lafs import landmark_state, our_name, read
 
@@ -60,13 +61,14 @@ def test_sets_of_landmarks() -> None:
     rng = torch.Generator().manual_seed(1)
     still = LandmarkSets(jitter=0, sparse=20, replace=False)
     assert torch.equal(still.dense_set(landmarks, rng), landmarks)
-    sparse = still.sparse_set(landmarks, rng)
+    sparse, which = still.sparse_set(landmarks, rng)
+    assert torch.equal(sparse, landmarks.gather(1, which.unsqueeze(-1).expand(-1, -1, 2)))
     assert sparse.shape == (2, 20, 2)
     assert all(len(face.unique(dim=0)) == 20 for face in sparse)
     permuted = LandmarkSets(jitter=0, dense_order="permute").dense_set(landmarks, rng)
     assert not torch.equal(permuted, landmarks)
     assert torch.equal(permuted[0].sort(0).values, landmarks[0])
-    repeated = LandmarkSets(jitter=0, sparse=60).sparse_set(landmarks, rng)
+    repeated, _ = LandmarkSets(jitter=0, sparse=60).sparse_set(landmarks, rng)
     assert len(repeated[0].unique(dim=0)) < 50
     moved = LandmarkSets(jitter=5).dense_set(torch.zeros(1, 4000, 2), rng)
     assert moved.std() == pytest.approx(5, rel=0.05)
@@ -152,8 +154,24 @@ def test_a_branch_is_taken_from_a_pre_training_checkpoint(tmp_path: Path) -> Non
         landmark_state(read(tmp_path / "c.pth"))
 
 
+def test_a_patch_of_a_sparse_set_has_its_landmarks_position() -> None:
+    """All landmarks in another order are one set, and the answer is the dense set's; by slot it is another."""
+    recipe = tiny("lafs-quick")
+    vit = ViT(recipe.vit).eval()
+    vit.pos_embed.data.normal_()
+    patches = torch.randn(2, N, PATCH**2 * 3)
+    order = torch.stack([torch.randperm(N), torch.randperm(N)])
+    shuffled = patches.gather(1, order.unsqueeze(-1).expand_as(patches))
+    for encode in (vit.encode_class, vit.encode_mean):
+        assert torch.allclose(encode(shuffled, order), encode(patches), atol=1e-5)
+        assert not torch.allclose(encode(shuffled), encode(patches), atol=1e-2)
+        few = encode(shuffled[:, :5], order[:, :5])
+        assert few.shape == (2, recipe.vit.width)
+
+
 def test_the_centre_of_micro_batches_is_that_of_the_step() -> None:
     recipe = tiny("lafs-quick")
+    recipe = replace(recipe, method=replace(recipe.method, head_norm=False))  # no batch statistics
     centres = []
     for parts in (1, 2):
         torch.manual_seed(0)

@@ -45,7 +45,7 @@ class LandmarkSets:
     sparse: int = 36
     """Landmarks of a sparse set."""
     dense_order: Literal["keep", "permute"] = "keep"
-    """Whether dense sets are shuffled. A patch's position embedding is that of its place in the set."""
+    """Whether dense sets are shuffled."""
     replace: bool = True
     """Whether a sparse set may hold a landmark twice."""
 
@@ -58,8 +58,8 @@ class LandmarkSets:
         noise = own_rows(lambda faces: torch.rand(faces, N, generator=rng), B)
         return drawn(moved, noise.argsort(1).to(moved.device))
 
-    def sparse_set(self, landmarks: Tensor, rng: torch.Generator) -> Tensor:
-        """(B, N, 2) -> (B, sparse, 2), in the order of the draw."""
+    def sparse_set(self, landmarks: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B, N, 2) -> (B, sparse, 2), in the order of the draw; and which landmarks these are, (B, sparse)."""
         moved = self._jittered(landmarks, rng)
         B, N, _ = moved.shape
         if self.replace:
@@ -67,7 +67,8 @@ class LandmarkSets:
         else:
             noise = own_rows(lambda faces: torch.rand(faces, N, generator=rng), B)
             indices = noise.argsort(1)[:, : self.sparse]
-        return drawn(moved, indices.to(moved.device))
+        indices = indices.to(moved.device)
+        return drawn(moved, indices), indices
 
     def _jittered(self, landmarks: Tensor, rng: torch.Generator) -> Tensor:
         # drawn on the CPU, so that a set does not depend on the device
@@ -95,7 +96,6 @@ class Temperatures:
 class LAFS(Method):
     encoder: ViT
     centre: Tensor
-    pooling = "cls"
 
     def __init__(
         self,
@@ -110,11 +110,16 @@ class LAFS(Method):
         centre_momentum: float = 0.9,
         freeze_prototypes: float = 1.0,
         teacher_dropout: bool = True,
+        positions: Literal["slot", "landmark"] = "slot",
+        pooling: Literal["cls", "pooled"] = "cls",
     ) -> None:
         """
         Args:
             freeze_prototypes: epochs in which the head's last layer stays as it was drawn.
             teacher_dropout: whether the teacher drops out like the student.
+            positions: whose position embedding a patch of a sparse set has: that of its place in the set, or that of
+                its landmark.
+            pooling: what is compared: class tokens, or means of patch tokens.
         """
         super().__init__()
         self.encoder, self.head = encoder, head
@@ -122,6 +127,7 @@ class LAFS(Method):
         self.source, self.sets, self.views = source, sets, DENSE + sparse_views
         self.temperatures, self.momentum, self.centre_momentum = temperatures, momentum, centre_momentum
         self.freeze_prototypes, self.teacher_dropout = freeze_prototypes, teacher_dropout
+        self.positions, self.pooling = positions, pooling
         if encoder.landmarks is not None:
             encoder.landmarks.requires_grad_(False)
         self.register_buffer("centre", torch.zeros(1, len(head.prototypes)))
@@ -137,9 +143,11 @@ class LAFS(Method):
         landmarks = self.landmarks(batch)
         dense = [self.sets.dense_set(landmarks[:, v], rng) for v in range(DENSE)]
         sparse = [self.sets.sparse_set(landmarks[:, v], rng) for v in range(DENSE, self.views)]
+        first, others = batch.images[:, :DENSE], batch.images[:, DENSE : self.views]
         return self.losses(
-            [*self.patches(batch.images[:, :DENSE], dense), *self.patches(batch.images[:, DENSE : self.views], sparse)],
+            [*self.patches(first, dense), *self.patches(others, [points for points, _ in sparse])],
             clock,
+            torch.cat([which for _, which in sparse]) if self.positions == "landmark" else None,
         )
 
     def patches(self, images: Tensor, sets: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -162,11 +170,15 @@ class LAFS(Method):
             return moved.unflatten(0, (B, V))  # type: ignore[no-untyped-call]
         return torch.as_tensor(anchors).expand(B, V, -1, -1)
 
-    def losses(self, sets: Sequence[Tensor], clock: Clock) -> Losses:
+    def losses(self, sets: Sequence[Tensor], clock: Clock, places: Tensor | None = None) -> Losses:
         """From patches that are cut out already, (B, N, p*p*3) for each dense set, then (B, n, p*p*3) for each sparse
-        one."""
+        one.
+
+        Args:
+            places: whose position each patch of the sparse sets has, (sparse views * B, n); None: its place in the set.
+        """
         teacher = self.look(self.teacher.module, self.teacher_head, [sets[:DENSE]]).detach()
-        student = self.look(self.encoder, self.head, [sets[:DENSE], sets[DENSE:]], clock)
+        student = self.look(self.encoder, self.head, [sets[:DENSE], sets[DENSE:]], clock, places)
         temperature = self.temperatures.at(int(clock.epoch))
         targets = centred_targets(teacher, self.centre, temperature)
         loss = self_distillation(student, targets, self.temperatures.student)
@@ -175,10 +187,21 @@ class LAFS(Method):
         entropy = -(targets * targets.clamp_min(1e-12).log()).sum(-1).mean()
         return Losses(total=loss, parts={"divergence": loss.detach() - entropy, "target_entropy": entropy})
 
-    def look(self, encoder: Any, head: Any, groups: Sequence[Sequence[Tensor]], clock: Clock | None = None) -> Tensor:
-        """Logits (V, B, K) of the views' class tokens; one pass of the encoder for each group of equally large sets."""
+    def look(
+        self,
+        encoder: Any,
+        head: Any,
+        groups: Sequence[Sequence[Tensor]],
+        clock: Clock | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (V, B, K) of the views; one pass of the encoder for each group of equally large sets. `places` are
+        those of the last group."""
+        encode = encoder.encode_class if self.pooling == "cls" else encoder.encode_mean
+        where = [*[None] * (len(groups) - 1), places]
         with torch.set_grad_enabled(clock is not None and torch.is_grad_enabled()):
-            faces = torch.cat([encoder.encode_class(torch.cat(list(group))) for group in groups if group])
+            sets = zip(groups, where, strict=True)
+            faces = torch.cat([encode(torch.cat(list(group)), at) for group, at in sets if group])
             if clock is None:
                 logits = head(faces)
             else:

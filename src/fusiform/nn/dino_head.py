@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusiform.nn.norms import BatchNorm
+
 
 class DINOHead(nn.Module):
     """MLP, unit length, and the cosine to each of K prototypes, times that prototype's length."""
@@ -22,23 +24,26 @@ class DINOHead(nn.Module):
         layers: int = 3,
         *,
         unit_prototypes: bool = True,
+        batch_norm: bool = False,
     ) -> None:
         """
         Args:
             unit_prototypes: every prototype keeps the length 1 ("norm_last_layer"); otherwise lengths are learned.
+            batch_norm: after each hidden layer, as DINO does with convolutional networks.
         """
         super().__init__()
         widths = [width, *[hidden] * (layers - 1), bottleneck]
         mlp: list[nn.Module] = []
-        for into, out in pairwise(widths):
-            mlp += [nn.Linear(into, out), nn.GELU()]
-        self.mlp = nn.Sequential(*mlp[:-1])
+        for into, out in pairwise(widths[:-1]):
+            norm = [BatchNorm(out, across_ranks=True)] if batch_norm else []
+            mlp += [nn.Linear(into, out), *norm, nn.GELU()]
+        self.mlp = nn.Sequential(*mlp, nn.Linear(widths[-2], bottleneck))
         self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
         self.lengths = nn.Parameter(torch.ones(prototypes, 1), requires_grad=not unit_prototypes)
         for name, parameter in self.named_parameters():
             if name.startswith("mlp") and parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=0.02)
-            elif name.startswith("mlp"):
+            elif name.startswith("mlp") and name.endswith("bias"):
                 nn.init.zeros_(parameter)
         nn.init.kaiming_uniform_(self.prototypes, a=5**0.5)
 

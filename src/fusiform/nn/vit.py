@@ -206,17 +206,21 @@ class ViT(nn.Module):
         pixels = images.to(self.pixel_mean.dtype) / 255.0
         return (pixels - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
 
-    def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
+    def embed(self, patches: Tensor, keep: Tensor | None = None, places: Tensor | None = None) -> Tensor:
         """Tokens before the first block: class token, then all patches or those that `keep` names, then registers.
 
         Args:
             patches: (B, N, p*p*3) from `patches`, or fewer: patch i has position i.
             keep: (B, M) indices of the visible patches.
+            places: (B, N) whose position each patch has instead.
 
         Returns:
             (B, 1 + M + registers, D).
         """
-        positions = self.pos_embed[:, 1 : 1 + patches.shape[1]].expand(patches.shape[0], -1, -1)
+        positions = self.pos_embed[:, 1:].expand(patches.shape[0], -1, -1)
+        if places is not None:
+            positions = positions.gather(1, places.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
+        positions = positions[:, : patches.shape[1]]
         if keep is not None:
             patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
             positions = positions.gather(1, keep.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
@@ -241,16 +245,24 @@ class ViT(nn.Module):
             x = block(x)
         return self.norm(self._shown(x))
 
-    def encode_class(self, patches: Tensor) -> Tensor:
-        """The class token after the final norm, (B, D), from patches that are already cut out.
+    def encode_class(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
+        """The class token after the final norm, (B, D), from patches that are already cut out (`embed`).
 
         The last block computes nothing else, so norms that look at other tokens would see fewer.
         """
-        x = self.embed(patches)
+        x = self.embed(patches, places=places)
         for block in self.blocks[:-1]:
             x = block(x)
         class_last = torch.cat([x[:, 1:], x[:, :1]], dim=1)
         return self.norm(self.blocks[-1](class_last, queries_from=x.shape[1] - 1))[:, 0]
+
+    def encode_mean(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
+        """The mean of the patch tokens after the final norm, (B, D), from patches that are cut out already (`embed`)."""
+        x = self.embed(patches, places=places)
+        for block in self.blocks:
+            x = block(x)
+        shown: Tensor = self.norm(self._shown(x))
+        return shown[:, 1:].mean(1)
 
     def taps(self, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Tokens (B, 1 + N, D) as they leave the given blocks (0-based), without the final norm, in the order asked."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fusiform.config import Colour, DataConfig, LoopConfig, OptimConfig, Recipe, ViewConfig, ViTConfig
+from fusiform.config import LATER, Colour, DataConfig, LoopConfig, OptimConfig, Recipe, ViewConfig, ViTConfig
 from fusiform.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,10 +34,17 @@ class LAFSConfig:
     """Whether dense sets are shuffled, as the paper's figure shows."""
     replace: bool = False
     """Whether a sparse set may hold a landmark twice, as in the release."""
+    positions: Literal["slot", "landmark"] = field(default="slot", metadata=LATER)
+    """Whose position embedding a patch of a sparse set has: that of its place in the set, as in the release, which then
+    says nothing of where it lies; or that of its landmark."""
+    pooling: Literal["cls", "pooled"] = field(default="cls", metadata=LATER)
+    """What is compared: class tokens, as in the paper, or means of patch tokens."""
     prototypes: int = 100_000
     """Outputs of the head."""
     head_hidden: int = 2048
     """Hidden channels of the head."""
+    head_norm: bool = field(default=False, metadata=LATER)
+    """Whether the head's hidden layers have batch statistics."""
     bottleneck: int = 256
     """Channels in which faces are compared with prototypes."""
     student_temperature: float = 0.1
@@ -78,7 +85,7 @@ class LAFSConfig:
         self._load_landmarks(encoder)
         return LAFS(
             encoder,
-            DINOHead(vit.width, self.prototypes, self.head_hidden, self.bottleneck),
+            DINOHead(vit.width, self.prototypes, self.head_hidden, self.bottleneck, batch_norm=self.head_norm),
             source=self.landmarks,
             sets=LandmarkSets(self.jitter, self.sparse, self.dense_order, self.replace),
             sparse_views=self.sparse_views,
@@ -89,6 +96,8 @@ class LAFSConfig:
             centre_momentum=self.centre_momentum,
             freeze_prototypes=self.freeze_prototypes,
             teacher_dropout=self.teacher_dropout,
+            positions=self.positions,
+            pooling=self.pooling,
         )
 
     def _load_landmarks(self, encoder: ViT) -> None:
@@ -199,7 +208,7 @@ PLAIN = replace(
     AS_RELEASED,
     name="lafs",
     about="LAFS without labels: landmarks from the faces' own points, ordinary heads, temperature rising as in DINO.",
-    method=LAFSConfig(),
+    method=LAFSConfig(positions="landmark"),
     vit=FVIT_SIZES["base-standard"],
     data=replace(_views(8, _COLOURS), landmarks=True),
     optim=replace(AS_RELEASED.optim, faces_per_step=256, end_lr_per_256=1e-6),
@@ -217,10 +226,13 @@ QUICK = replace(
         prototypes=1024,
         head_hidden=512,
         bottleneck=128,
+        # without batch statistics class tokens of a fresh network hardly differ, targets are uniform and stay so
+        head_norm=True,
+        positions="landmark",
+        pooling="pooled",
         teacher_temperature=0.04,
         first_temperature=0.04,
-        # a faster teacher follows the student into one and the same answer for all faces within 200 steps
-        momentum=0.996,
+        momentum=0.99,
         drop_path=0.0,
     ),
     vit=replace(_STANDARD, image_size=64, width=192, depth=8, heads=3, mlp_ratio=4.0),
@@ -232,6 +244,6 @@ QUICK = replace(
             replace(_JITTER, blur=0.3, blur_sigma=(0.1, 0.6)),
         ),
     ),
-    optim=replace(PLAIN.optim, epochs=16, faces_per_step=32, lr_per_256=2e-3, warmup_epochs=2),
+    optim=replace(PLAIN.optim, epochs=16, faces_per_step=32, lr_per_256=4e-3, warmup_epochs=2),
     loop=LoopConfig(checkpoint_every=200, log_every=10),
 )

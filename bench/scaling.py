@@ -9,7 +9,9 @@ from dataclasses import replace
 import torch
 
 from bench import data_path, steps
+from bench.rows import Work
 from fusiform.faces.stream import batches
+from fusiform.recipes.mae_face import MAEFaceConfig
 
 
 def tables() -> None:
@@ -36,10 +38,22 @@ def _table(what: str, points: Sequence[tuple[str, int, int]]) -> None:
 
 
 def waiting() -> None:
-    """Share of the wall time in which a run waits for the next batch, with 0, 1 and 2 worker processes.
+    """What a face costs to prepare and to train on, and the share of the wall time in which a run waits for the next
+    batch, with 0, 1 and 2 worker processes.
 
-    A busy machine shows it larger than it is: workers then compete with whatever else runs.
+    The first is CPU time and says how many loader processes a training process needs. The second is what one feels; a
+    busy machine shows it larger than it is, because workers then compete with whatever else runs.
     """
+    print(f"{'CPU ms a face':<58}{'prepared':>9} {'trained':>9} {'loaders needed':>15}")
+    for what, side, size, resampling, vit, config, faces in (
+        ("80 px JPEG to 64 px, small encoder", 80, 64, "bicubic", steps.MINI, steps.MINI_MAE, 128),
+        ("256 px JPEG to 224 px, ViT-B/16", 256, 224, "bicubic", steps.BASE, MAEFaceConfig(), 8),
+        ("256 px JPEG to 224 px, fast resampling, ViT-B/16", 256, 224, "fast", steps.BASE, MAEFaceConfig(), 8),
+    ):
+        stream = data_path.stored([data_path._picture(side, seed) for seed in range(64)], side, size, resampling)
+        prepared = _best(lambda stream=stream: stream.batch(0)) / 64
+        trained = _best(steps.mae_ours(vit, config, faces, steps.BF16)) / faces
+        print(f"{what:<58}{1000 * prepared:>9.2f} {1000 * trained:>9.2f} {prepared / trained:>15.3f}", flush=True)
     jpegs = [data_path._picture(80, seed) for seed in range(256)]
     stream = replace(data_path.stored(jpegs, 80, 64, "bicubic"), faces_per_step=128)
     train = steps.mae_ours(steps.MINI, steps.MINI_MAE, 128, steps.BF16)
@@ -57,3 +71,13 @@ def waiting() -> None:
         share = waited / (time.perf_counter() - began)
         print(f"waiting for data, 80 px JPEG to 64 px, small encoder, {workers} workers: {share:.1%} of the wall time")
     torch.set_num_threads(1)
+
+
+def _best(work: Work) -> float:
+    """CPU seconds of the best of three after one to warm up."""
+    spent = []
+    for _ in range(4):
+        began = time.process_time()
+        work()
+        spent.append(time.process_time() - began)
+    return min(spent[1:])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
+import json
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -20,48 +16,15 @@ from browser import Browser, chromium
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+pytest.importorskip("httpx")
+
+from bench.serve import Service
 
 
-class Served:
+def serving(words: list[str], weights: Path, **environment: str) -> Service:
     """`fusiform serve` in a process of its own."""
-
-    def __init__(self, words: list[str], weights: Path, **environment: str) -> None:
-        places = {"PYTHONPATH": str(SOURCE), "FUSIFORM_WEIGHTS": str(weights), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fusiform", "serve", *words, "--port", "0"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | places | environment,
-        )
-        self.said: list[str] = []
-        threading.Thread(target=self._listen, daemon=True).start()
-        self.address = self._until(r"listening at (http://\S+)/")
-
-    def _listen(self) -> None:
-        assert self.process.stderr
-        self.said.extend(iter(self.process.stderr.readline, ""))
-
-    def _until(self, pattern: str, seconds: float = 120) -> str:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if found := re.search(pattern, "".join(self.said)):
-                return found.group(found.lastindex or 0)
-            assert self.process.poll() is None, "".join(self.said)
-            time.sleep(0.05)
-        raise TimeoutError("".join(self.said))
-
-    def ready(self) -> Served:
-        self._until(r"fusiform serve: ready")
-        return self
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+    command = ["-m", "fusiform", "serve", *words, "--port", "0"]
+    return Service(command, FUSIFORM_WEIGHTS=str(weights), **environment)
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +42,13 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(model, weights_dir, tmp_path_factory) -> Iterator[Served]:
+def served(model, weights_dir, tmp_path_factory) -> Iterator[Service]:
     runs = tmp_path_factory.mktemp("runs")
     (runs / "report.html").write_text(
         "<!doctype html><title>r</title><style>h1{color:rgb(1,2,3)}</style><h1>A report</h1>"
         "<script>top.location='https://evil.example/'</script>"
     )
-    service = Served([str(model), "--runs", str(runs)], weights_dir)
+    service = serving([str(model), "--runs", str(runs)], weights_dir)
     yield service
     code = service.stop()
     assert code == 0, "".join(service.said)
@@ -226,7 +189,7 @@ def test_text_stands_out_in_both_schemes(served, browser, dark):
 @pytest.mark.slow
 def test_a_page_that_asks_for_a_key_works_with_it(model, weights_dir, browser, photos):
     key = "correct-horse-battery-staple"
-    service = Served([str(model)], weights_dir, FUSIFORM_API_KEY=key).ready()
+    service = serving([str(model)], weights_dir, FUSIFORM_API_KEY=key).ready()
     try:
         browser.open(service.address + "/")
         browser.wait("!document.getElementById('key-form').hidden")
@@ -239,3 +202,40 @@ def test_a_page_that_asks_for_a_key_works_with_it(model, weights_dir, browser, p
     finally:
         assert service.stop() == 0
     assert key not in "".join(service.said)
+
+
+AXE = """axe.run(document, {resultTypes: ['violations']}).then((found) => JSON.stringify(found.violations.map(
+  (each) => [each.id, each.impact, each.nodes.map((node) => node.target.join(' ') + ': ' + node.failureSummary)])))"""
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1100, False), (360, True)])
+def test_axe_finds_no_barrier_in_any_view(served, browser, photos, width, dark):
+    """Names, roles, labels, contrast, headings: the rules of axe-core, on pages with content."""
+    spec = find_spec("axe_core_python")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("axe-core-python is not installed")
+    rules = (Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
+    served.ready()
+    browser.open(served.address + "/", width=width, height=800, dark=dark)
+    browser.wait("document.getElementById('model').textContent.includes('encoder')")
+    browser.evaluate(rules + ";0")
+
+    def barriers() -> list[object]:
+        found: list[object] = json.loads(browser.evaluate(AXE))
+        return found
+
+    assert barriers() == []
+    browser.choose("#photo", photos[0])
+    browser.wait("document.getElementById('said').textContent.includes('found')")
+    assert barriers() == []
+    browser.evaluate("document.getElementById('tab-compare').click()")
+    browser.evaluate("document.getElementById('compare-go').click()")
+    browser.wait("!document.getElementById('problem').hidden")
+    assert barriers() == []
+    browser.evaluate("document.getElementById('tab-runs').click()")
+    browser.wait("!!document.querySelector('#shelf button')")
+    assert barriers() == []
+    # and the rules do find something, or they would not have been asked
+    browser.evaluate("document.querySelector('label[for=photo-a]').remove()")
+    browser.evaluate("document.getElementById('tab-compare').click()")
+    assert [each[0] for each in barriers()] == ["label"]

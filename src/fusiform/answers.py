@@ -22,6 +22,7 @@ class AnswerGoal:
     outputs: int
     grid: int
     net: Literal["vector"] = "vector"
+    prior: float = 0.0
 
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
         """(B, T): 0 or 1, nan where there is no answer. Mixed faces (mixup) have one where both have."""

@@ -16,12 +16,12 @@ from fusiform.clock import Clock, Cosine
 from fusiform.embedding import FeatureCache, embed
 from fusiform.encoder import Encoder
 from fusiform.errors import Diverged
-from fusiform.goals import Goal, goal_of, head_of
+from fusiform.goals import Goal, goal_of, head_of, is_look
 from fusiform.nn.dense_upernet import UPerNet, usual_taps
 from fusiform.nn.vector_head import AttentiveHead, TokenHead
 from fusiform.optim import adamw, set_lr
 from fusiform.protocols import AttentiveProbe
-from fusiform.tasks.task import Labelled, SupervisedTask
+from fusiform.tasks.task import Array, Labelled, SupervisedTask
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -33,8 +33,8 @@ Tokens = Callable[[Rows], list[Tensor]]
 class Attended:
     """What a probe answered."""
 
-    output: Floats
-    """Of the test faces, in the layout of `task.encode`."""
+    prediction: Array
+    """Of the test faces, in the layout of their targets."""
     lr: float
     """Chosen learning rate."""
     epoch: int
@@ -75,7 +75,8 @@ def attend(
     layers, with_class = sight(encoder, task, protocol, goal)
     tokens = _tokens(encoder, layers, faces, with_class=with_class, batch=batch, device=device, cache=cache)
     steps = math.ceil(len(fit) / protocol.faces_per_step)
-    total = protocol.epochs * steps
+    epochs = protocol.epochs_of(steps)
+    total = epochs * steps
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Clock(0, total, seed=seed).stream("head"))
         first = network(encoder, task, protocol, goal)
@@ -87,7 +88,7 @@ def attend(
         held_out = faces.rows(choose)
         best = -math.inf
         found: tuple[dict[str, Tensor], int, int] | None = None
-        for epoch in range(protocol.epochs):
+        for epoch in range(epochs):
             order = Clock(epoch * steps, total, seed=seed).generator("order").permutation(fit)
             for i in range(steps):
                 now = Clock(epoch * steps + i, total, seed=seed)
@@ -104,11 +105,13 @@ def attend(
                     loss.backward()  # type: ignore[no-untyped-call]
                     set_lr(optimizer, Cosine(lr, warmup=protocol.warmup)(now))
                     optimizer.step()
+            if not is_look(epoch, epochs, protocol.epochs):
+                continue
             for which, head in enumerate(heads):
-                output = _predict(head, goal, tokens, choose, device)
-                if not np.isfinite(output).all():
+                said = _predict(head, goal, tokens, task, faces, choose, config.grid, device)
+                if said is None:
                     continue  # this learning rate was too large: it loses
-                score = task.score(task.decode(output, held_out, config.grid), held_out)[task.metric]
+                score = task.score(said, held_out)[task.metric]
                 signed = score if task.higher_is_better else -score
                 better = found is None or signed > best or (signed == best and which < found[1])
                 if better:
@@ -122,18 +125,21 @@ def attend(
             )
         state, which, epoch = found
         heads[which].load_state_dict(state)
-    output = _predict(heads[which], goal, tokens, test, device)
-    return Attended(output, protocol.lrs[which], epoch + 1, heads[which], goal)
+    answer = _predict(heads[which], goal, tokens, task, faces, test, config.grid, device)
+    if answer is None:
+        raise Diverged(f"The head of {task.name} on {encoder.name} has outputs that are not finite on faces to test")
+    return Attended(answer, protocol.lrs[which], epoch + 1, heads[which], goal)
 
 
 def network(encoder: Encoder, task: SupervisedTask, protocol: AttentiveProbe, goal: Goal) -> nn.Module:
     """The untrained head that a protocol asks for."""
     config = encoder.vit.config
     if goal.net == "upernet":
-        return UPerNet(config.width, goal.outputs, protocol.dense.width or config.width, protocol.dense.dropout)
+        width = protocol.dense.width or config.width
+        return UPerNet(config.width, goal.outputs, width, protocol.dense.dropout, goal.prior)
     if head_of(task, protocol) == "linear":
         return TokenHead(config.width, goal.outputs, each=task.features == "patches")
-    return AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs)
+    return AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs, protocol.queries)
 
 
 def sight(
@@ -182,11 +188,24 @@ def _tokens(
     return lambda rows: [torch.from_numpy(np.ascontiguousarray(x)) for x in frozen(rows, None)]
 
 
-def _predict(head: nn.Module, goal: Goal, tokens: Tokens, rows: Rows, device: str) -> Floats:
+def _predict(
+    head: nn.Module,
+    goal: Goal,
+    tokens: Tokens,
+    task: SupervisedTask,
+    faces: Labelled,
+    rows: Rows,
+    grid: int,
+    device: str,
+) -> Array | None:
+    """What the head says of some faces, decoded piece by piece; None where an output is not finite."""
     head.eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(rows), 256):
-            seen = [t.to(device) for t in tokens(rows[start : start + 256])]
-            parts.append(goal.answer(head(seen).float().cpu()).numpy())
+            piece = rows[start : start + 256]
+            output = goal.answer(head([t.to(device) for t in tokens(piece)]).float().cpu()).numpy()
+            if not np.isfinite(output).all():
+                return None
+            parts.append(task.decode(output, faces.rows(piece), grid))
     return np.concatenate(parts)

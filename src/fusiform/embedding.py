@@ -155,6 +155,38 @@ def embed(
     return _shape(classes, out, features)
 
 
+class Streamed:
+    """Patch tokens (N, P, D) that are made when rows of them are asked for, and not kept: for sets whose tokens do not
+    fit. Indexed by rows, like the array that it stands for."""
+
+    ndim = 3
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: NDArray[np.uint8],
+        layer: int | None,
+        *,
+        batch: int = 256,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        config = encoder.vit.config
+        self.shape = (len(images), config.patches, config.width)
+        self._encoder, self._images, self._layer = encoder, images, layer
+        self._how: dict[str, Any] = {"batch": batch, "device": device}
+
+    @property
+    def nbytes(self) -> int:
+        """Of the array."""
+        return int(np.prod(self.shape, dtype=np.int64)) * 4
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: NDArray[np.int64] | slice) -> Floats:
+        return embed(self._encoder, self._images[rows], features="patches", layer=self._layer, **self._how)
+
+
 def require_whitening(encoder: Encoder, layer: int | None) -> None:
     if encoder.vit.whitening is None:
         raise ConfigError(

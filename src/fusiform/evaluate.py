@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fusiform import intervals, metrics
 from fusiform.crossing import crossed
-from fusiform.embedding import FeatureCache, embed, feature_key
+from fusiform.embedding import FeatureCache, Streamed, embed, feature_key
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, DataError
 from fusiform.faces.align import TEMPLATE_FAMILIES, template
@@ -165,7 +165,7 @@ def evaluate(
                 fine_tune(shown, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, device=device)
                 for fold in folds
             ]
-            outputs, fitted = [each.output for each in tuned], tuple(tuned)
+            parts, fitted = [each.prediction for each in tuned], tuple(tuned)
         elif isinstance(protocol, AttentiveProbe):
             from fusiform.attending import attend
 
@@ -174,22 +174,24 @@ def evaluate(
                 attend(shown, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, **where)
                 for fold in folds
             ]
-            outputs, fitted = [each.output for each in found], tuple(found)
+            parts, fitted = [each.prediction for each in found], tuple(found)
             notes.append("learning rate and epoch " + ", ".join(f"{each.lr:.2g} at {each.epoch}" for each in found))
         elif isinstance(protocol, KNN):
             seen = features(form, protocol.layer)
             outputs = neighbours(task, protocol, faces, folds, seen, grid)
+            parts = [task.decode(out, faces.rows(f.test), grid) for out, f in zip(outputs, folds, strict=True)]
         else:
             _require_form(task, form)
             key = feature_key(shown, faces.images, form, protocol.layer)
-            seen = features(form, protocol.layer)
-            probed = probe(task, protocol, faces, folds, seen, grid, cache=held, key=key)
-            outputs, fitted = probed.outputs, tuple(zip(probed.heads, probed.strengths, strict=True))
+            streamed = Streamed(shown, faces.images, protocol.layer, batch=batch, device=device)
+            large = form == "patches" and streamed.nbytes > held.max_bytes
+            tokens = streamed if large else features(form, protocol.layer)
+            probed = probe(task, protocol, faces, folds, tokens, grid, cache=held, key=key)
+            parts, fitted = probed.predictions, tuple(zip(probed.heads, probed.strengths, strict=True))
             notes += _strength_notes(protocol, probed.strengths)
         if keep is not None:
             keep += fitted
         tested = np.concatenate([fold.test for fold in folds])
-        parts = [task.decode(out, faces.rows(f.test), grid) for out, f in zip(outputs, folds, strict=True)]
         order = np.argsort(tested, kind="stable")
         prediction, scored = np.concatenate(parts)[order], faces.rows(tested[order])
     else:

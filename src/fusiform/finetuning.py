@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from fusiform.clock import Clock, Cosine
 from fusiform.encoder import Encoder
 from fusiform.errors import Diverged
-from fusiform.goals import Goal, goal_of, head_of
+from fusiform.goals import Goal, goal_of, head_of, is_look
 from fusiform.nn.averaging import moving_average
 from fusiform.nn.dense_upernet import UPerNet, usual_taps
 from fusiform.nn.vector_head import AttentiveHead
 from fusiform.nn.vit import ViT
 from fusiform.optim import TOKENS, adamw, clip_and_norm, set_lr
 from fusiform.protocols import Features, FineTune, read_out
-from fusiform.tasks.task import Labelled, Mirrored, SupervisedTask
+from fusiform.tasks.task import Array, Labelled, Mirrored, SupervisedTask
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -86,8 +86,8 @@ class Tapped(nn.Module):
 class FineTuned:
     """What was trained, and what it answered."""
 
-    output: Floats
-    """Of the test faces, in the layout of `task.encode`; for classes, logits."""
+    prediction: Array
+    """Of the test faces, in the layout of their targets."""
     net: Tuned | Tapped
     """At its best epoch."""
     goal: Goal
@@ -118,15 +118,16 @@ def fine_tune(
     config = encoder.vit.config
     goal = goal_of(task, protocol, faces, fit, config.grid)
     steps = math.ceil(len(fit) / protocol.faces_per_step)
-    run = _Run(protocol, steps, seed, round(protocol.head_first * protocol.epochs))
+    epochs = protocol.epochs_of(steps)
+    run = _Run(protocol, epochs, steps, seed, round(protocol.head_first * epochs))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.clock(0).stream("head"))
         model = network(encoder, task, protocol, goal).to(device)
         free = [p for p in model.vit.parameters() if p.requires_grad]
         optimizer = _optimizer(model, protocol, config.depth)
         average = _state(model) if protocol.ema is not None else None
-        best, best_state = -math.inf, model.state_dict()
-        for epoch in range(protocol.epochs):
+        best, best_state, first_look = -math.inf, model.state_dict(), True
+        for epoch in range(epochs):
             _set_mode(model, free, head_only=epoch < run.head_epochs)
             order = run.clock(epoch * steps).generator("order").permutation(fit)
             for i in range(steps):
@@ -150,21 +151,24 @@ def fine_tune(
                         f"Fine-tuning {encoder.name} on {task.name} has loss {value} at step {now.step}",
                         do=f"try a smaller --fine-tune.lr-per-256 than {protocol.lr_per_256:g}",
                     )
+            if not is_look(epoch, epochs, protocol.epochs):
+                continue
             trained = None
             if average is not None:
                 trained = _state(model)
                 model.load_state_dict(average)
             held_out = faces.rows(choose)
-            output_there = _predict(model, goal, faces, choose, device)
-            score = task.score(task.decode(output_there, held_out, config.grid), held_out)[task.metric]
+            said = _predict(model, goal, task, faces, choose, config.grid, device)
+            score = task.score(said, held_out)[task.metric]
             signed = score if task.higher_is_better else -score
-            if signed > best or epoch == 0:
+            if signed > best or first_look:
+                first_look = False
                 best = signed if math.isfinite(signed) else -math.inf
                 best_state = _state(model)
             if trained is not None:
                 model.load_state_dict(trained)
         model.load_state_dict(best_state)
-    return FineTuned(_predict(model, goal, faces, test, device), model, goal)
+    return FineTuned(_predict(model, goal, task, faces, test, config.grid, device), model, goal)
 
 
 @dataclass(frozen=True)
@@ -172,18 +176,19 @@ class _Run:
     """When what happens: epochs of the head alone first, then of everything, each with its own schedule."""
 
     protocol: FineTune
+    epochs: int
     steps: int
     """In an epoch."""
     seed: int
     head_epochs: int
 
     def clock(self, step: int) -> Clock:
-        return Clock(step, self.protocol.epochs * self.steps, seed=self.seed, steps_per_epoch=self.steps)
+        return Clock(step, self.epochs * self.steps, seed=self.seed, steps_per_epoch=self.steps)
 
     def lr(self, now: Clock) -> float:
         """Learning rate of the last block."""
         first = self.head_epochs * self.steps
-        begin, end = (0, first) if now.step < first else (first, self.protocol.epochs * self.steps)
+        begin, end = (0, first) if now.step < first else (first, self.epochs * self.steps)
         part = Clock(now.step - begin, end - begin)
         protocol = self.protocol
         if protocol.schedule == "cosine":
@@ -231,7 +236,7 @@ def network(encoder: Encoder, task: SupervisedTask, protocol: FineTune, goal: Go
         block.drop_path = protocol.drop_path * i / max(len(vit.blocks) - 1, 1)  # type: ignore[assignment]
     if goal.net == "upernet":
         dense = protocol.dense
-        head = UPerNet(config.width, goal.outputs, dense.width or config.width, dense.dropout)
+        head = UPerNet(config.width, goal.outputs, dense.width or config.width, dense.dropout, goal.prior)
         return Tapped(vit, head, dense.taps or usual_taps(config.depth))
     if head_of(task, protocol) == "attentive":
         return Tapped(vit, AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs), ())
@@ -267,11 +272,15 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def _predict(model: nn.Module, goal: Goal, faces: Labelled, rows: Rows, device: str) -> Floats:
+def _predict(
+    model: nn.Module, goal: Goal, task: SupervisedTask, faces: Labelled, rows: Rows, grid: int, device: str
+) -> Array:
+    """What the network says of some faces, decoded piece by piece: outputs of patches are large."""
     model.eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(rows), 256):
-            output = model(_pixels(faces.images[rows[start : start + 256]]).to(device)).float().cpu()
-            parts.append(goal.answer(output).numpy())
+            piece = rows[start : start + 256]
+            output = model(_pixels(faces.images[piece]).to(device)).float().cpu()
+            parts.append(task.decode(goal.answer(output).numpy(), faces.rows(piece), grid))
     return np.concatenate(parts)

@@ -21,7 +21,7 @@ from fusiform.answers import AnswerGoal
 from fusiform.errors import ConfigError
 from fusiform.faces.parsing_map import mirrored_map
 from fusiform.faces.tanh_warp import TanhWarp
-from fusiform.nn.dense_heatmap import gaussian_maps, soft_argmax
+from fusiform.nn.dense_heatmap import gaussian_maps, prior_logit, soft_argmax
 from fusiform.nn.rotation import rotation_of_columns
 from fusiform.protocols import AttentiveProbe, Dense, FineTune, Head
 from fusiform.tasks.task import Answered, Classified, Labelled, Mapped, Mirrored, Pointed, SupervisedTask, Turned
@@ -39,6 +39,11 @@ class Goal(Protocol):
     @property
     def outputs(self) -> int:
         """Numbers for each face (or patch), or maps."""
+        ...
+
+    @property
+    def prior(self) -> float:
+        """Bias from which the last layer of a head of maps begins."""
         ...
 
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
@@ -131,6 +136,16 @@ def head_of(task: SupervisedTask, protocol: FineTune | AttentiveProbe) -> Head:
     return head
 
 
+LOOKS = 50
+"""How often at most a head is tried on the faces that choose, where nobody said how many epochs there are."""
+
+
+def is_look(epoch: int, epochs: int, asked: int | None) -> bool:
+    """Whether a head is tried after an epoch: after each that was asked for, else after `LOOKS` of them evenly."""
+    looks = epochs if asked is not None else min(epochs, LOOKS)
+    return (epoch + 1) * looks // epochs > epoch * looks // epochs
+
+
 def is_mapped(task: SupervisedTask) -> bool:
     """Whether a task predicts a class for every pixel."""
     return task.features == "patches" and isinstance(task, Mapped)
@@ -167,6 +182,7 @@ class ValueGoal:
     centre: Tensor
     spread: Tensor
     net: Net = "vector"
+    prior: float = 0.0
 
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
         return (_encoded(self.task, faces, self.grid, flipped) - self.centre) / self.spread
@@ -187,6 +203,7 @@ class ClassGoal:
     grid: int
     smoothing: float
     net: Net = "vector"
+    prior: float = 0.0
 
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
         return _encoded(self.task, faces, self.grid, flipped)
@@ -206,6 +223,7 @@ class TurnGoal:
     grid: int
     outputs: int = 6
     net: Net = "vector"
+    prior: float = 0.0
 
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
         return _encoded(self.task, faces, self.grid, flipped)
@@ -223,6 +241,12 @@ FRONTAL = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
 """The six numbers of no turn at all."""
 
 
+UPSCALED = 4
+"""UPerNet puts out so many cells for each patch."""
+LEAST_RADIUS = 3.0
+"""Cells: the deviation is a quarter of it."""
+
+
 @dataclass(frozen=True, eq=False)
 class PointGoal:
     """FaRL's: mean distance of the points in shares of the crop, plus cross-entropy of the heatmaps, one to one."""
@@ -234,18 +258,36 @@ class PointGoal:
     warp: TanhWarp | None = None
     net: Net = "upernet"
 
+    @property
+    def side(self) -> int:
+        """Of a heatmap: not more than twice as fine as what the head puts out, where it is that."""
+        own = UPSCALED * self.grid
+        return own if 2 * own <= self.dense.heatmap_size else self.dense.heatmap_size
+
+    @property
+    def radius(self) -> float:
+        """Around a point, in cells of `side`: the share of the picture that was asked for, but never so few cells that
+        a point between them leaves none warm."""
+        given, size = self.dense.heatmap_radius, self.dense.heatmap_size
+        return given if self.side == size else max(given * self.side / size, LEAST_RADIUS)
+
+    @property
+    def prior(self) -> float:
+        """Bias from which the head's last layer begins."""
+        return prior_logit(self.side, self.radius)
+
     def target(self, faces: Labelled, flipped: NDArray[np.bool_]) -> Tensor:
         encoded = _encoded(self.task, faces, self.grid, flipped)
         points = (encoded.reshape(len(encoded), -1, 2) + 1) / 2
         return points if self.warp is None else torch.from_numpy(self.warp.warped(points.numpy())).float()
 
     def _maps(self, raw: Tensor) -> Tensor:
-        size = (self.dense.heatmap_size,) * 2
+        size = (self.side,) * 2
         return F.interpolate(raw, size=size, mode="bilinear", align_corners=False)
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         maps = self._maps(raw)
-        asked = gaussian_maps(target, self.dense.heatmap_size, self.dense.heatmap_radius)
+        asked = gaussian_maps(target, self.side, self.radius)
         distance = torch.linalg.vector_norm(soft_argmax(maps) - target, dim=-1).mean()
         loss: Tensor = distance + F.binary_cross_entropy_with_logits(maps, asked)
         return loss
@@ -266,6 +308,7 @@ class MapGoal:
     grid: int
     warp: TanhWarp | None = None
     net: Net = "upernet"
+    prior: float = 0.0
 
     @property
     def outputs(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from fusiform.embedding import FeatureCache, Key
 from fusiform.errors import DataError
-from fusiform.probing import Decomposition, Ridge, nearest_mean
+from fusiform.probing import Decomposition, Ridge, Seen, nearest_mean
 from fusiform.protocols import KNN, LinearProbe
 from fusiform.shots import Shots, chosen
 from fusiform.tasks.splits import Round, rounds
-from fusiform.tasks.task import Classified, Labelled, SupervisedTask
+from fusiform.tasks.task import Array, Classified, Labelled, SupervisedTask
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -89,8 +89,8 @@ def _require_apart(faces: Labelled, part: Round) -> None:
 class Probed:
     """What a linear probe answered."""
 
-    outputs: list[Floats]
-    """Of the test faces of each fold."""
+    predictions: list[Array]
+    """Of the test faces of each fold, decoded."""
     strengths: list[float]
     """Chosen in each fold."""
     heads: list[Ridge]
@@ -102,7 +102,7 @@ def probe(
     protocol: LinearProbe,
     faces: Labelled,
     folds: list[Fold],
-    features: Floats,
+    features: Seen,
     grid: int,
     *,
     cache: FeatureCache,
@@ -111,11 +111,11 @@ def probe(
     """Fit a ridge head in every fold.
 
     Args:
-        features: of all faces, as `fusiform.embedding.embed` gives them.
+        features: of all faces, as `fusiform.embedding.embed` gives them, or streamed.
         grid: patches along one side of the encoder's input.
         cache: where decompositions are looked up and kept, under `key` of the features and the rows.
     """
-    outputs: list[Floats] = []
+    predictions: list[Array] = []
     chosen: list[float] = []
     heads: list[Ridge] = []
 
@@ -131,19 +131,26 @@ def probe(
             cache.put(name, parts, parts.nbytes)
         return Ridge.fit(features, rows, encode, weight, parts)
 
+    def decoded(head: Ridge, rows: Rows, strengths: Sequence[float]) -> list[Array]:
+        """What each strength says of some faces; outputs of patches are large, and are not kept."""
+        pieces: list[list[Array]] = [[] for _ in strengths]
+        for piece, outputs in head.answers(features, rows, strengths):
+            here = faces.rows(piece)
+            for said, output in zip(pieces, outputs, strict=True):
+                said.append(task.decode(output, here, grid))
+        return [np.concatenate(said) for said in pieces]
+
     for fold in folds:
         head, held_out = fit(fold.fit), faces.rows(fold.choose)
-        scores = [
-            task.score(task.decode(output, held_out, grid), held_out)[task.metric]
-            for output in head.predict(features, fold.choose, protocol.strengths)
-        ]
+        tried = decoded(head, fold.choose, protocol.strengths)
+        scores = [task.score(prediction, held_out)[task.metric] for prediction in tried]
         strength = protocol.strengths[best_index(scores, higher=task.higher_is_better)]
         if fold.refit is not fold.fit:
             head = fit(fold.refit)
-        outputs += head.predict(features, fold.test, [strength])
+        predictions += decoded(head, fold.test, [strength])
         chosen.append(strength)
         heads.append(head)
-    return Probed(outputs, chosen, heads)
+    return Probed(predictions, chosen, heads)
 
 
 def best_index(scores: list[float], *, higher: bool) -> int:

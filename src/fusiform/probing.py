@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,16 +16,31 @@ from torch import Tensor
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+
+
+class Seen(Protocol):
+    """Features of N faces, (N, D) or (N, P, D): an array, or what makes its rows when they are asked for
+    (`fusiform.embedding.Streamed`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
 Targets = Callable[[Rows], Floats]
 """Targets (n, ..., T) of the faces in the given rows, asked for block by block because patch targets are large."""
 
 _BLOCK = 32768
 """Feature rows in memory at once, as a standardised copy."""
+_ANSWERS = 1 << 30
+"""Bytes of a head's outputs in memory at once."""
 
 
-def _blocks(features: Floats, rows: Rows) -> Iterator[Rows]:
+def _blocks(features: Seen, rows: Rows, bytes_per_face: int = 1) -> Iterator[Rows]:
     per_face = features.shape[1] if features.ndim == 3 else 1
-    step = max(1, _BLOCK // per_face)
+    step = max(1, min(_BLOCK // per_face, _ANSWERS // bytes_per_face))
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
 
@@ -42,7 +58,7 @@ class Scaling:
     """0 for a feature that never changes: it says nothing and gets no weight."""
 
     @classmethod
-    def of(cls, features: Floats, rows: Rows, weight: Floats | None = None) -> Scaling:
+    def of(cls, features: Seen, rows: Rows, weight: Floats | None = None) -> Scaling:
         """`weight` (len(rows),) counts faces. Two passes in float64: tokens have means far from zero."""
         total, first = 0.0, torch.zeros(features.shape[-1], dtype=torch.float64)
         for block, w in _weighted(features, rows, weight):
@@ -62,7 +78,7 @@ class Scaling:
         return (_flat(features) - self.mean) * self.inverse_std
 
 
-def _weighted(features: Floats, rows: Rows, weight: Floats | None) -> Iterator[tuple[Rows, Tensor]]:
+def _weighted(features: Seen, rows: Rows, weight: Floats | None) -> Iterator[tuple[Rows, Tensor]]:
     """Blocks of rows with the weight of each of their feature rows, float64."""
     per_face = features.shape[1] if features.ndim == 3 else 1
     done = 0
@@ -92,7 +108,7 @@ class Decomposition:
     """(n, p) standardised training rows times the root of their weight, where XX' was decomposed."""
 
     @classmethod
-    def of(cls, features: Floats, rows: Rows, weight: Floats | None = None) -> Decomposition:
+    def of(cls, features: Seen, rows: Rows, weight: Floats | None = None) -> Decomposition:
         """Args as for `Ridge.fit`."""
         scaling = Scaling.of(features, rows, weight)
         n, p = len(rows) * (features.shape[1] if features.ndim == 3 else 1), features.shape[-1]
@@ -135,7 +151,7 @@ class Ridge:
     @classmethod
     def fit(
         cls,
-        features: Floats,
+        features: Seen,
         rows: Rows,
         targets: Targets,
         weight: Floats | None = None,
@@ -169,20 +185,28 @@ class Ridge:
             cross = torch.cat([root[:, None] * (y.double() - intercept) for root, y in seen])
         return cls(parts, parts.vectors.T @ cross, intercept, shape)
 
-    def predict(self, features: Floats, rows: Rows, strengths: Sequence[float]) -> list[Floats]:
+    def answers(self, features: Seen, rows: Rows, strengths: Sequence[float]) -> Iterator[tuple[Rows, list[Floats]]]:
+        """`predict` piece by piece: rows of a piece, and its outputs for each strength."""
+        per_face = features.shape[1] if features.ndim == 3 else 1
+        wide = self.coefficients.shape[1] * per_face * 4 * len(strengths)
+        for piece in _blocks(features, rows, wide):
+            yield piece, self.predict(features, piece, strengths)
+
+    def predict(self, features: Seen, rows: Rows, strengths: Sequence[float]) -> list[Floats]:
         """Outputs (n, *target shape) of the faces in `rows`, one array per strength."""
         parts = self.parts
         precision = torch.float64 if features.ndim == 2 else torch.float32
         heads = [self._solved(strength).to(precision) for strength in strengths]
         outputs: list[list[Floats]] = [[] for _ in heads]
         for block in _blocks(features, rows):
-            x = parts.scaling(features[block])
+            seen = features[block]
+            x = parts.scaling(seen)
             if parts.train is not None:
                 x = x @ parts.train.T
             x = x.to(precision)
             for output, head in zip(outputs, heads, strict=True):
                 out = (x @ head + self.intercept.to(precision)).float().numpy()
-                output.append(out.reshape(*features[block].shape[:-1], *self.shape))
+                output.append(out.reshape(*seen.shape[:-1], *self.shape))
         return [np.concatenate(output) for output in outputs]
 
     def weight(self, strength: float) -> Tensor:

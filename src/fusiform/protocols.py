@@ -9,11 +9,13 @@ is the number that counts. Those that learn take `shots`: how few labels they ma
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from fusiform.config import LATER
 from fusiform.errors import ConfigError
 from fusiform.shots import Shots
 
@@ -48,9 +50,10 @@ class Dense:
     dropout: float = 0.1
     """Of channels before the last layer."""
     heatmap_size: int = 128
-    """Side of a heatmap."""
+    """Side of a heatmap; one more than twice as fine as the four cells a patch that the head puts out is as fine as
+    those."""
     heatmap_radius: float = 5.0
-    """Around a point, in cells, beyond which its heatmap asks for nothing."""
+    """Around a point, in cells of such a heatmap, beyond which it asks for nothing."""
 
     def __post_init__(self) -> None:
         if (self.taps is not None and len(self.taps) != 4) or self.heatmap_size < 2 or self.heatmap_radius <= 0:
@@ -163,8 +166,8 @@ class AttentiveProbe:
     head: Head = "attentive"
     """What is trained. Tasks of maps, which one vector cannot answer, get UPerNet for "attentive". The dense heads see
     the frozen tokens of several blocks."""
-    epochs: int = 30
-    """Passes over the training faces."""
+    epochs: int | None = None
+    """Passes over the training faces; None: 30, or where these are few as many as come to 400 optimizer steps."""
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     """Peak learning rates that are tried, side by side."""
     faces_per_step: int = 64
@@ -179,6 +182,8 @@ class AttentiveProbe:
     """Cross-entropy only: probability mass spread over all classes."""
     heads: int | None = None
     """Attention heads of the pooling; None: the encoder's."""
+    queries: int = field(default=1, metadata=LATER)
+    """Vectors that attention takes, side by side; several know more of where things are."""
     layer: int | None = None
     """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
     dense: Dense = field(default_factory=Dense)
@@ -193,15 +198,21 @@ class AttentiveProbe:
     shots: FewLabels = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.faces_per_step < 2 or not self.lrs or min(self.lrs) <= 0:
+        none = (self.epochs is not None and self.epochs < 1) or self.queries < 1
+        if none or self.faces_per_step < 2 or not self.lrs or min(self.lrs) <= 0:
             raise ConfigError(
-                f"A probe of {self.epochs} epochs with {self.faces_per_step} faces per step at {self.lrs}",
-                expected="at least one epoch, two faces per step and learning rates above 0",
+                f"A probe of {self.epochs} epochs and {self.queries} queries, {self.faces_per_step} faces per step, at "
+                f"{self.lrs}",
+                expected="at least one epoch and query, two faces per step and learning rates above 0",
             )
 
     @property
     def name(self) -> str:
         return "attentive"
+
+    def epochs_of(self, steps: int) -> int:
+        """Passes, where one is so many optimizer steps."""
+        return self.epochs if self.epochs is not None else max(30, math.ceil(400 / steps))
 
     @property
     def features(self) -> None:
@@ -217,8 +228,8 @@ class FineTune:
     Learners", 2022, table 9). Squared error on standardised targets, cross-entropy where the task has classes.
     """
 
-    epochs: int = 50
-    """Passes over the training faces."""
+    epochs: int | None = None
+    """Passes over the training faces; None: 50, or where these are few as many as come to 300 optimizer steps."""
     lr_per_256: float = 1e-3
     """Peak learning rate for 256 faces per step; scaled linearly with `faces_per_step`."""
     faces_per_step: int = 64
@@ -275,7 +286,8 @@ class FineTune:
                 f"Fine-tuning with head first {self.head_first}, mixup {self.mixup} and ema {self.ema}",
                 expected="head first and ema from 0 up to 1, mixup 0 or more",
             )
-        if self.epochs < 1 or self.faces_per_step < 1 or self.lr_per_256 <= 0 or self.head_lr <= 0:
+        none = self.epochs is not None and self.epochs < 1
+        if none or self.faces_per_step < 1 or self.lr_per_256 <= 0 or self.head_lr <= 0:
             raise ConfigError(
                 f"Fine-tuning for {self.epochs} epochs of {self.faces_per_step} faces per step at {self.lr_per_256}",
                 expected="at least one epoch, one face per step and a learning rate above 0",
@@ -284,6 +296,10 @@ class FineTune:
     @property
     def name(self) -> str:
         return "fine-tune"
+
+    def epochs_of(self, steps: int) -> int:
+        """Passes, where one is so many optimizer steps."""
+        return self.epochs if self.epochs is not None else max(50, math.ceil(300 / steps))
 
     @property
     def peak_lr(self) -> float:

@@ -10,17 +10,20 @@ import pytest
 import torch
 from drawn_tasks import SHAPE, Dots, Drawn, Regions, Sides, Turns, disks, encoder
 
+from fusiform import embedding, probing
+from fusiform.attending import network
 from fusiform.embedding import FeatureCache
+from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError
 from fusiform.evaluate import Evaluation, evaluate
 from fusiform.faces.tanh_warp import TanhWarp
-from fusiform.goals import MapGoal, PointGoal, head_of
+from fusiform.goals import MapGoal, PointGoal, head_of, is_look
 from fusiform.nn.averaging import moving_average
-from fusiform.nn.dense_heatmap import gaussian_maps, soft_argmax
+from fusiform.nn.dense_heatmap import gaussian_maps, prior_logit, soft_argmax
 from fusiform.nn.dense_upernet import UPerNet, usual_taps
 from fusiform.nn.rotation import rotation_of_columns
 from fusiform.nn.vector_head import AttentiveHead
-from fusiform.protocols import FARL_ALIGNMENT, FARL_PARSING, AttentiveProbe, Dense, FineTune, Protocol
+from fusiform.protocols import FARL_ALIGNMENT, FARL_PARSING, AttentiveProbe, Dense, FineTune, LinearProbe, Protocol
 
 DATE = "2026-01-02"
 DENSE = Dense(width=16, heatmap_size=32, heatmap_radius=4.0, dropout=0.0)
@@ -125,6 +128,40 @@ def test_tokens_that_do_not_fit_in_memory_are_made_again_with_the_same_answer() 
         np.testing.assert_allclose(made.prediction, held.prediction, atol=1e-3)
 
 
+def test_patches_that_do_not_fit_are_streamed_through_the_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither tokens nor outputs of many faces are held at once, and the answers are the same."""
+    asked: list[int] = []
+    real = embedding.embed
+
+    def counted(one: Encoder, images: np.ndarray, **how: object) -> np.ndarray:
+        asked.append(len(images))
+        return real(one, images, **how)
+
+    held = measured(Regions(), LinearProbe())
+    monkeypatch.setattr(embedding, "embed", counted)
+    monkeypatch.setattr(probing, "_BLOCK", 6 * 16)
+    monkeypatch.setattr(probing, "_ANSWERS", 1 << 16)
+    made = evaluate(encoder(), Regions(), LinearProbe(), date=DATE, resamples=0, cache=FeatureCache(max_bytes=1000))
+    assert 1 <= max(asked) <= 6
+    assert sum(asked) >= 4 * 96  # the mean, the spread, the Gram matrix and the targets each take a pass
+    assert (made.prediction == held.prediction).mean() > 0.999
+    assert made.rows[0].value == pytest.approx(held.rows[0].value, abs=1e-3)
+
+
+def test_several_queries_are_several_vectors_and_one_is_as_before() -> None:
+    tokens = [torch.randn(3, 7, 8, generator=torch.Generator().manual_seed(0))]
+    one, four = AttentiveHead(8, 2, 5), AttentiveHead(8, 2, 5, queries=4)
+    assert one(tokens).shape == four(tokens).shape == (3, 5)
+    assert four.last.in_features == 32
+    with torch.no_grad():
+        four.pool.load_state_dict({**one.pool.state_dict(), "query": one.pool.query.expand(1, 4, 8)})
+    np.testing.assert_allclose(four.pool(tokens[0]).detach(), one.pool(tokens[0]).repeat(1, 4).detach(), atol=1e-6)
+    goal = PointGoal(Dots(), 1, 4, Dense())
+    assert network(encoder(), Dots(), AttentiveProbe(queries=3), replace(goal, net="vector")).last.in_features == 96
+    with pytest.raises(ConfigError, match="0 queries"):
+        AttentiveProbe(queries=0)
+
+
 def test_a_too_large_learning_rate_loses() -> None:
     found = measured(Sides(), replace(PROBE, lrs=(1e-2, 1e12), epochs=4))
     assert "0.01 at" in found.rows[0].note
@@ -165,6 +202,46 @@ def test_gaussians_have_the_published_width() -> None:
     assert one[64, 69] == pytest.approx(np.exp(-8))
     assert one[64, 70] == 0
     assert one[68, 68] == 0  # 5.7 cells away
+
+
+def test_a_head_of_heatmaps_begins_at_the_share_that_is_warm_and_follows_its_evidence() -> None:
+    """From logits of 0 the answer stays in the middle; from the share that is warm, a cell's evidence moves it."""
+    for size, radius in ((32, 4.0), (128, 5.0)):
+        mean = gaussian_maps(torch.rand(64, 8, 2) * 0.6 + 0.2, size, radius).mean()
+        assert torch.sigmoid(torch.tensor(prior_logit(size, radius))) == pytest.approx(float(mean), rel=0.15)
+    points = PointGoal(Dots(), 1, 4, Dense())
+    net = network(encoder(), Dots(), AttentiveProbe(head="heatmap"), points)
+    assert net.last.bias.detach().unique().tolist() == pytest.approx([points.prior])
+    evidence = torch.zeros(1, 1, 32, 32)
+    evidence[..., 4, 4] = 8.0
+    here = torch.tensor([4.5, 4.5]) / 32
+    far = [float(torch.dist(soft_argmax(evidence + bias)[0, 0], here)) for bias in (0.0, prior_logit(32, 3.0))]
+    assert far[0] > 0.5
+    assert far[1] < 0.9 * far[0]
+
+
+def test_heatmaps_are_not_much_finer_than_what_the_head_puts_out() -> None:
+    def side_and_radius(grid: int, dense: Dense = Dense()) -> tuple[int, float]:  # noqa: B008
+        goal = PointGoal(Dots(), 1, grid, dense)
+        return goal.side, goal.radius
+
+    assert side_and_radius(28) == (128, 5.0)  # FaRL's 448 pixels in patches of 16
+    assert side_and_radius(8) == (32, 3.0)
+    assert side_and_radius(14) == (56, 3.0)
+    assert side_and_radius(8, Dense(heatmap_size=48, heatmap_radius=4.0)) == (48, 4.0)
+
+
+def test_few_faces_get_more_epochs_unless_somebody_says_how_many() -> None:
+    assert [AttentiveProbe().epochs_of(steps) for steps in (1, 6, 100)] == [400, 67, 30]
+    assert [FineTune().epochs_of(steps) for steps in (1, 6, 100)] == [300, 50, 50]
+    assert AttentiveProbe(epochs=2).epochs_of(1) == FineTune(epochs=2).epochs_of(1) == 2
+    for epochs, asked in ((400, None), (67, None), (30, None), (400, 400), (2, 2), (1, None)):
+        looks = [epoch for epoch in range(epochs) if is_look(epoch, epochs, asked)]
+        assert looks[-1] == epochs - 1  # the last is always tried
+        assert len(looks) == (epochs if asked else min(epochs, 50))
+    for protocol in (AttentiveProbe, FineTune):
+        with pytest.raises(ConfigError):
+            protocol(epochs=0)
 
 
 def test_rotations_are_orthonormal_and_unchanged_by_scale() -> None:

@@ -33,7 +33,8 @@ from fusiform.tasks.task import Labelled
 from fusiform.watching import Watch
 
 Say = Callable[[str], None]
-FROM_SCRATCH = FineTune(layer_decay=1.0)
+SCRATCH_EPOCHS = 50
+FROM_SCRATCH = FineTune(epochs=SCRATCH_EPOCHS, layer_decay=1.0)
 """The supervised baseline: no block has learned anything that a smaller learning rate would keep."""
 
 
@@ -294,7 +295,7 @@ def from_scratch(plan: Plan, vit: ViTConfig, labelled: Labelled, cell: Cell) -> 
     """The supervised baseline's protocol for one task, and the FLOPs that it takes.
 
     Every task needs a network of its own, and each may spend `supervised_share` of the budget: as many epochs as
-    `FineTune` takes by default, or as that pays for, but at least one. The folds of a task share it.
+    `SCRATCH_EPOCHS` says, or as that pays for, but at least one. The folds of a task share it.
     """
     from fusiform.heads import split_folds
 
@@ -305,7 +306,7 @@ def from_scratch(plan: Plan, vit: ViTConfig, labelled: Labelled, cell: Cell) -> 
     each = 3 * flops.inference_flops(vit) * faces  # a backward pass is two forward ones: products with two gradients
     budget = plan.budget.share(plan.supervised_share)
     affordable = budget.flops / each if isinstance(budget, Flops) else _faces_of(budget) / faces
-    epochs = max(1, min(FROM_SCRATCH.epochs, int(affordable)))
+    epochs = max(1, min(SCRATCH_EPOCHS, int(affordable)))
     return replace(protocol, epochs=epochs), float(each * epochs)
 
 

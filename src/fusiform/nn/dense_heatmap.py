@@ -6,11 +6,24 @@ cell i lies at (i + .5) / M.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 FARL_SIZE = 128
 """Side of FaRL's heatmaps, in which its radius of 5 counts."""
+
+
+def prior_logit(size: int, radius: float) -> float:
+    """The logit whose sigmoid is the mean of `gaussian_maps`: the share of a map that is warm.
+
+    A head that begins there has no sea of halves to drain first. At logits of 0 `soft_argmax` answers the middle of the
+    picture whatever the head sees, and a few hundred steps are spent on the background; from here it weighs cells like
+    a softmax.
+    """
+    warm = min(math.pi * radius**2 / 8 * (1 - math.exp(-8)) / size**2, 0.5)
+    return math.log(warm / (1 - warm))
 
 
 def cell_centres(size: int, like: Tensor) -> Tensor:

@@ -57,7 +57,11 @@ class UPerNet(nn.Module):
     `grid` of the encoder must be at least 2.
     """
 
-    def __init__(self, encoder_width: int, maps: int, width: int, dropout: float = 0.1) -> None:
+    def __init__(self, encoder_width: int, maps: int, width: int, dropout: float = 0.1, bias: float = 0.0) -> None:
+        """
+        Args:
+            bias: of the last layer, to begin with.
+        """
         super().__init__()
         self.pyramid = Pyramid(encoder_width)
         self.pooled = nn.ModuleList(
@@ -70,7 +74,7 @@ class UPerNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.last = nn.Conv2d(width, maps, 1)
         nn.init.normal_(self.last.weight, std=0.01)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.last.bias, bias)  # type: ignore[arg-type]
 
     def forward(self, tokens: list[Tensor]) -> Tensor:
         """Four times (B, g·g, D), without class token -> (B, K, 4g, 4g)."""

@@ -9,10 +9,13 @@ import re
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMPORT_SECONDS = 1.0
@@ -45,16 +48,64 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the wheel and its core dependencies at the versions of constraints.txt."""
+    """The interpreter of a fresh environment with the wheel, which sees its core dependencies and no other package.
+
+    They are linked from this environment, at the versions of constraints.txt, which needs no network and no gigabytes;
+    FUSIFORM_WHEEL_PIP=1 lets pip install them instead.
+    """
     home = tmp_path_factory.mktemp("fresh") / "env"
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=300)
+    venv.create(home, with_pip=True, symlinks=sys.platform != "win32")
     found = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     words = [str(found), "-m", "pip", "install", "-q", "-c", str(REPOSITORY / "constraints.txt"), str(wheel)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
+    alone = os.environ.get("FUSIFORM_WHEEL_PIP") != "1"
+    done = subprocess.run([*words, *["--no-deps"] * alone], capture_output=True, text=True, timeout=1800, check=False)
     if done.returncode and re.search(r"No matching distribution|Connection|Temporary failure", done.stderr):
         pytest.skip(f"pip cannot have the dependencies here: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
+    if alone:
+        place = Path(
+            subprocess.run(
+                [str(found), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.strip()
+        )
+        for name in closure(wheel):
+            link(name, place)
     return found
+
+
+def closure(wheel: Path) -> set[str]:
+    """Names of the distributions that the wheel needs without extras, and of those that they need."""
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(path).decode()
+    waiting = [
+        Requirement(line.removeprefix("Requires-Dist: ")) for line in text.splitlines() if "Requires-Dist: " in line
+    ]
+    found: set[str] = set()
+    while waiting:
+        need = waiting.pop()
+        if need.marker is not None and not any(need.marker.evaluate({"extra": e}) for e in need.extras or {""}):
+            continue
+        name = need.name.lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            asked = [Requirement(line) for line in metadata.distribution(name).requires or ()]
+            waiting += [each for each in asked if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+def link(name: str, place: Path) -> None:
+    """Make an installed distribution visible in another environment: its modules and its metadata."""
+    distribution = metadata.distribution(name)
+    tops = {path.parts[0] for path in distribution.files or () if path.parts[0] not in ("..", "__pycache__")}
+    assert tops, name
+    for top in tops:
+        source = Path(str(distribution.locate_file(top)))
+        if not (place / top).exists():
+            (place / top).symlink_to(source, target_is_directory=source.is_dir())
 
 
 def run(python: Path, *words: str, folder: Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -122,9 +122,11 @@ def test_one_file_is_a_model_with_one_head_and_no_embedding(made):
     assert face.pose.source == "pose"
     assert face.embedding is None
     assert "embedding" not in face.to_dict()
+    with pytest.raises(ConfigError, match=r"no embedding.*encoder\.onnx"):
+        analyzer.require_embeddings()
     both = load([made / "files" / "pose.onnx", made / "files" / "encoder.onnx"], models=SquareModels())
     assert both(PHOTOS[0])[0].embedding is not None
-    assert both.only(()).tasks == ()
+    assert both.only(()).require_embeddings().tasks == ()
     with pytest.raises(ConfigError, match="no trained head for parsing"):
         both.only(["parsing"])
     with pytest.raises(ConfigError, match="no encoder in PyTorch"):

@@ -182,7 +182,7 @@ def identify(words: list[str]) -> int:
 def _analyzer(model: Path, device: str) -> Analyzer:
     from fusiform.infer.analyzer import load
 
-    analyzer = load(model, tasks=(), device=device)
+    analyzer = load(model, tasks=(), device=device).require_embeddings()
     for note in analyzer.finder_notes:
         sys.stderr.write(note + "\n")
     return analyzer

@@ -61,6 +61,11 @@ class Model(Protocol):
         ...
 
     @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings."""
+        ...
+
+    @property
     def encoder_sha256(self) -> str: ...
     @property
     def form(self) -> Features:
@@ -147,6 +152,17 @@ class Analyzer:
                 do=f"fusiform head {name} --encoder {where} --data LABELS --out {where}",
             )
         raise ConfigError(f"There is no task '{name}'", do=did_you_mean(name, [*self.tasks, *TASKS]))
+
+    def require_embeddings(self) -> Analyzer:
+        """Itself. `ConfigError` where the model makes none: files of `fusiform export` without that of the encoder."""
+        if not self.model.embeds:
+            where = self.folder or Path("FOLDER")
+            raise ConfigError(
+                f"The exported files in {where} make no embedding",
+                expected="a file of the encoder beside them",
+                do=f"fusiform export MODEL --out {where / 'encoder.onnx'}",
+            )
+        return self
 
     def only(self, tasks: Sequence[str]) -> Analyzer:
         """One that answers these tasks and no others. `ConfigError` where a head is missing."""

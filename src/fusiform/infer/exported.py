@@ -94,6 +94,10 @@ class ExportedModel:
             sizes=sizes,
         )
 
+    @property
+    def embeds(self) -> bool:
+        return self.vectors is not None
+
     def only(self, tasks: Sequence[str]) -> ExportedModel:
         files = {name: self.files[name] for name in tasks}
         return replace(self, files=files, heads={name: self.heads[name] for name in tasks})

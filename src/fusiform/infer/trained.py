@@ -67,6 +67,10 @@ class TrainedModel:
         return frozenset({self.side, *(head.input_size for head in self.trained.values())})
 
     @property
+    def embeds(self) -> bool:
+        return True
+
+    @property
     def encoder_sha256(self) -> str:
         return self.encoder.sha256
 

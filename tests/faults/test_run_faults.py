@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -514,26 +515,26 @@ def test_no_permission_is_said_at_once(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "manifest.json", ""])
-def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(name: str) -> None:
     """Going on from an older one would throw away steps that are there."""
-    started(tmp_path / "a")
-    for path in [tmp_path / "a", *(tmp_path / "a").rglob("*")]:
-        path.chmod(0o777)
-    newest = tmp_path / "a" / "step-00000010"
-    (newest / name).chmod(0o000)
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to other users
+        folder = Path(place) / "a"
+        started(folder)
+        for path in [Path(place), folder, *folder.rglob("*")]:
+            path.chmod(0o777)
+        newest = folder / "step-00000010"
+        (newest / name).chmod(0o000)
 
-    def work() -> None:
-        with (
-            Run.open(tmp_path / "a", RECIPE) as run,
-            pytest.raises(DataError, match=r"(?s)Cannot read .*step-00000010.*Permission denied.*Do: ls -l "),
-        ):
-            run.latest()
+        def work() -> None:
+            with (
+                Run.open(folder, RECIPE) as run,
+                pytest.raises(DataError, match=r"(?s)Cannot read .*step-00000010.*Permission denied.*Do: ls -l "),
+            ):
+                run.latest()
 
-    try:
         assert without_rights(work) == 0
-    finally:
         (newest / name).chmod(0o755)
-    assert checkpoint.steps(tmp_path / "a") == [5, 10]
+        assert checkpoint.steps(folder) == [5, 10]
 
 
 def test_a_folder_that_vanishes_is_an_error_with_its_name(tmp_path: Path) -> None:

@@ -264,6 +264,8 @@ def test_a_healthy_history_raises_nothing():
         ([batch(i, spread=0.01, likeness=0.9999) for i in range(2)], "collapse"),
         ([batch(i, teacher_projector_spread=0.5 if i < 1 else 0.01) for i in range(3)], "teacher_projector collapse"),
         ([batch(i, weight=0.05 * 0.5**i) for i in range(4)], "weights shrink"),
+        ([r for i in range(2) for r in (batch(i, weight=0.05), {"step": i, "loss": 2.0 - i, "lr": 0.01})],
+         "steps are too large"),
         ([{"step": i, "loss": 2.0 if i < 2 else 900.0} for i in range(4)], "loss explodes"),
         ([batch(i, momentum=0.4) for i in range(2)], "teacher is the student"),
         ([batch(i, momentum=1.0) for i in range(3)], "teacher stands still"),

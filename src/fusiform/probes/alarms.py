@@ -39,6 +39,9 @@ FEW = 2.6
 """Directions that features of `ENOUGH` faces fill, below which hardly anything is told of a face. Healthy short runs
 came down to 3.2 at their lowest (recognition), MAE-Face with a hundred times the learning rate to 2.3."""
 ENOUGH = 64
+STRIDE = 0.15
+"""Learning rate as a share of a weight's size, about what AdamW moves it by in a step: the published recipes stay below
+0.12, for the largest encoder."""
 SHRUNK = 0.3
 """Share of a weight's first size below which it has been decayed away."""
 STUCK = 0.002
@@ -169,9 +172,20 @@ def information(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
         )
 
 
-def weights(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
-    """The encoder's weights have been pulled towards nothing, in two logged batches in a row."""
+def weights(steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """The encoder's weights are moved too far in a step, or have been pulled towards nothing, in two logged batches in
+    a row."""
     seen = [row for row in heard if _number(row, "weight") is not None]
+    rates = {row["step"]: float(row["lr"]) for row in steps if _number(row, "lr") is not None}
+    strides = [rates.get(row["step"], 0.0) / max(row["weight"], 1e-30) for row in seen[-2:]]
+    if len(strides) == 2 and min(strides) > STRIDE:
+        yield Alarm(
+            "steps are too large",
+            int(seen[-1]["step"]),
+            f"a step moves the weights of the encoder's first block by about {100 * strides[-1]:.0f} % of their size: "
+            "what is learned in one is lost in the next. Usual cause: a learning rate that is far too high (it is "
+            f"{rates[seen[-1]['step']]:.3g}). Try: a new run with a tenth of --optim.lr-per-256.",
+        )
     if len(seen) >= 3 and all(row["weight"] < SHRUNK * seen[0]["weight"] for row in seen[-2:]):
         left = 100 * seen[-1]["weight"] / seen[0]["weight"]
         yield Alarm(

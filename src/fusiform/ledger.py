@@ -91,13 +91,14 @@ class LedgerRow:
     pitch: float | None = None
     roll: float | None = None
     disagreement: float | None = None
+    covered: float | None = None
     look: bytes | None = None
     """Thumbnails of picture and crop, for finding copies; only in commits."""
 
 
 MEASURES = (
     *("presence", "side", "sharpness", "brightness", "contrast", "clipped"),
-    *("yaw", "pitch", "roll", "disagreement"),
+    *("yaw", "pitch", "roll", "disagreement", "covered"),
 )
 SCHEMA = pa.schema(
     [

@@ -121,7 +121,7 @@ def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np
         alike = (like >= PICTURE_CORRELATION) & (np.abs(here - there).max(1) <= PLACE)
     some = np.flatnonzero(alike)
     alike[some] = correlation(looks.thumbs[a[some], 1], looks.thumbs[b[some], 1], turned[some]) >= CROP_AT_LEAST
-    return alike
+    return np.asarray(alike, bool)
 
 
 def _laid_over(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.float32]:

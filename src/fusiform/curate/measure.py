@@ -41,9 +41,13 @@ class Measures:
     """Degrees, + clockwise for the viewer: the line of the eyes in the photo."""
     disagreement: float | None = None
     """Mean distance of the detector's and the landmark model's five points, over the box's longer side."""
+    covered: float | None = None
+    """How much of it stands behind something, 0 to 1 (`fusiform.curate.covering`)."""
 
 
-def measure(image: Image, face: Face, five: Points | None, detected: Points | None) -> Measures:
+def measure(
+    image: Image, face: Face, five: Points | None, detected: Points | None, covered: float | None = None
+) -> Measures:
     """Measure a face.
 
     Args:
@@ -51,6 +55,7 @@ def measure(image: Image, face: Face, five: Points | None, detected: Points | No
         face: its box.
         five: (5, 2) the points it is aligned on, photo pixels.
         detected: (5, 2) the detector's own points.
+        covered: how much of it stands behind something, where that could be asked.
     """
     import cv2
 
@@ -80,6 +85,7 @@ def measure(image: Image, face: Face, five: Points | None, detected: Points | No
         pitch=pitch,
         roll=roll,
         disagreement=apart,
+        covered=covered,
     )
 
 

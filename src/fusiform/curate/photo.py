@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusiform.curate import sources
+from fusiform.curate import covering, sources
 from fusiform.curate.likeness import Look, look_of
 from fusiform.curate.measure import Measures, measure
 from fusiform.curate.options import CurateOptions
@@ -204,22 +204,26 @@ def _cut(finder: FaceFinder, pixels: Image, number: int, face: Face, options: Cu
         cut, quality=options.jpeg_quality, colorspace="RGB", colorsubsampling="444", fastdct=False
     )
     detected = None if face.points5 is None else np.asarray(face.points5, np.float64)
+    inner, behind = _inner(pixels, cut, points.five)
     return Cut(
         *(number, score, points.presence, placement, jpeg, labels, points.note),
-        measures=measure(pixels, face, points.five, detected),
-        look=look_of(_inner(pixels, cut, points.five)),
+        measures=measure(pixels, face, points.five, detected, behind),
+        look=look_of(inner),
     )
 
 
-def _inner(pixels: Image, cut: Image, five: NDArray[np.float64] | None) -> Image:
-    """What copies are told by: the face from brows to chin, aligned, whatever the set's own template. It holds little
-    that cropping the photo takes away, and no hair or ground."""
+def _inner(pixels: Image, cut: Image, five: NDArray[np.float64] | None) -> tuple[Image, float | None]:
+    """The face from brows to chin, aligned, whatever the set's own template; and how much of it is covered. Copies are
+    told by it: it holds little that cropping the photo takes away, and no hair or ground."""
     if five is None:
-        return cut
+        return cut, None
     try:
-        return crop(pixels, place(five, template("arcface", 112)))
+        placement = place(five, template("arcface", 112))
     except DataError:
-        return cut
+        return cut, None
+    inner = crop(pixels, placement)
+    height, width = pixels.shape[:2]
+    return inner, covering.score(inner, shown=covering.shown(placement, width, height))
 
 
 def person_of(name: str, content: sources.Content, options: CurateOptions) -> str:

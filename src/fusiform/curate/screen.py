@@ -40,6 +40,8 @@ class Policy:
     """Degrees to either side, by five points (`turned`)."""
     max_pitch: float = 90.0
     """Degrees up or down, by five points (`turned`)."""
+    max_covered: float = 1.0
+    """How much of the face stands behind something (`occluded`)."""
     max_disagreement: float = 1.0
     """Of two landmark models, over the face's side (`occluded`)."""
     min_presence: float = 0.0
@@ -60,6 +62,7 @@ POLICIES = {
         min_contrast=11,
         max_clipped=0.3,
         max_yaw=75,
+        max_covered=0.2,
         max_disagreement=0.1,
         min_quality=0.1,
     ),
@@ -73,6 +76,7 @@ POLICIES = {
         max_clipped=0.15,
         max_yaw=40,
         max_pitch=30,
+        max_covered=0.13,
         max_disagreement=0.07,
         min_presence=0.6,
         min_quality=0.35,
@@ -92,6 +96,7 @@ REASONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("blurred", "sharpness", ("min_sharpness",)),
     ("turned", "yaw", ("max_yaw",)),
     ("turned", "pitch", ("max_pitch",)),
+    ("occluded", "covered", ("max_covered",)),
     ("occluded", "disagreement", ("max_disagreement",)),
     ("occluded", "presence", ("min_presence",)),
     ("low-quality", "quality", ("min_quality",)),

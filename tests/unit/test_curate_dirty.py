@@ -57,8 +57,8 @@ COPIES: dict[str, tuple[Callable[[Picture, np.random.Generator], Picture], float
     "grey": (lambda im, rng: grey(im), 0.95),
     "mirrored": (lambda im, rng: im[:, ::-1], 0.95),
     "mirrored, .6 of the size, JPEG 60": (lambda im, rng: jpeg(smaller(im[:, ::-1].copy(), 0.6), 60), 0.92),
-    "cropped by 10 %": (lambda im, rng: cropped(im, 0.1, rng), 0.85),
-    "cropped by 20 %": (lambda im, rng: cropped(im, 0.2, rng), 0.55),
+    "cropped by 10 %": (lambda im, rng: cropped(im, 0.1, rng), 0.95),
+    "cropped by 20 %": (lambda im, rng: cropped(im, 0.2, rng), 0.9),
 }
 """Name -> how, and the least share that must be found."""
 

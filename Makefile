@@ -57,6 +57,7 @@ wheel-test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --no-deps facenet-pytorch==2.6.0 # its pins exclude today's torch
 	$(BIN)/python -m bench
 
 # SEEDS and BUDGET may grow in the same OUT: what is there is not computed again

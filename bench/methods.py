@@ -1,4 +1,4 @@
-"""`make bench-methods`: the five methods, our own recipe and two baselines at equal training FLOPs, at 64 pixels, on rendered and real
+"""`make bench-methods`: five methods, our own recipe and two baselines at equal training FLOPs, on rendered and real
 faces, measured on every task there is data for.
 
     python -m bench.methods --out bench-methods --seeds 3 --budget 1

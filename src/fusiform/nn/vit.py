@@ -17,7 +17,7 @@ from fusiform.nn.attention import self_attention
 from fusiform.nn.landmark_cnn import LandmarkCNN
 from fusiform.nn.landmark_patches import RELEASED_SHIFT, sample_patches
 from fusiform.nn.norms import LayerScale
-from fusiform.nn.patches import patchify
+from fusiform.nn.patches import patchify, taken
 from fusiform.nn.positions import sincos_table
 from fusiform.nn.whitening import Whitening
 
@@ -192,8 +192,8 @@ class ViT(nn.Module):
         if self.landmarks is not None:
             return self.cut(self.normalised(images))
         patches = patchify(images, self.config.patch_size).float()
-        channels = patches.reshape(*patches.shape[:2], -1, 3) / 255.0
-        return ((channels - self.pixel_mean) / self.pixel_std).reshape(patches.shape)
+        pixels = self.config.patch_size**2  # statistics as long as a patch: three numbers at a time are slow
+        return (patches / 255.0 - self.pixel_mean.repeat(pixels)) / self.pixel_std.repeat(pixels)
 
     def cut(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels -> (B, N, p*p*3), with gradients to the pixels."""
@@ -217,13 +217,12 @@ class ViT(nn.Module):
         Returns:
             (B, 1 + M + registers, D).
         """
-        positions = self.pos_embed[:, 1:].expand(patches.shape[0], -1, -1)
+        positions = self.pos_embed[:, 1:]
         if places is not None:
-            positions = positions.gather(1, places.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
+            positions = taken(positions, places)
         positions = positions[:, : patches.shape[1]]
         if keep is not None:
-            patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-            positions = positions.gather(1, keep.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
+            patches, positions = taken(patches, keep), taken(positions, keep)
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         tokens = [cls, self.patch_embed(patches) + positions]
         if self.reg_token is not None:
@@ -257,7 +256,7 @@ class ViT(nn.Module):
         return self.norm(self.blocks[-1](class_last, queries_from=x.shape[1] - 1))[:, 0]
 
     def encode_mean(self, patches: Tensor, places: Tensor | None = None) -> Tensor:
-        """The mean of the patch tokens after the final norm, (B, D), from patches that are cut out already (`embed`)."""
+        """The mean of the patch tokens after the final norm, (B, D), from patches already cut out (`embed`)."""
         x = self.embed(patches, places=places)
         for block in self.blocks:
             x = block(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,15 @@ class Training:
         count = len(batch) // size
         total = torch.zeros((), device=batch.images.device)
         parts: dict[str, Tensor] = {}
-        for i in range(count):
-            with spread.accumulating(last=i + 1 == count):
-                with world.autocast():
-                    losses = spread(batch.rows(i * size, (i + 1) * size), clock.at_micro_batch(i))
-                torch.autograd.backward(losses.total / count)
-            total += losses.total.detach() / count
-            for name, value in losses.parts.items():
-                parts[name] = parts.get(name, 0.0) + value / count
+        with world.casting_once() if count > 1 and not self.sharded else contextlib.nullcontext():
+            for i in range(count):
+                with spread.accumulating(last=i + 1 == count):
+                    with world.autocast():
+                        losses = spread(batch.rows(i * size, (i + 1) * size), clock.at_micro_batch(i))
+                    torch.autograd.backward(losses.total / count)
+                total += losses.total.detach() / count
+                for name, value in losses.parts.items():
+                    parts[name] = parts.get(name, 0.0) + value / count
         return Losses(total, parts)
 
     def _diverged(self, losses: Losses, norm: Tensor, batch: FaceBatch, clock: Clock) -> Diverged:
@@ -205,7 +207,13 @@ class Training:
             "licences_of_faces": faces.info.get("licences", {}),
             **({} if not (found := rights_of_set(faces.folder, self.recipe.data.split)) else for_card(found)),
         }
-        return Encoder(vit.eval(), faces.crop, name=self.recipe.name, card=card, pooling="whitened" if vit.whitening is not None else self.method.pooling)
+        return Encoder(
+            vit.eval(),
+            faces.crop,
+            name=self.recipe.name,
+            card=card,
+            pooling="whitened" if vit.whitening is not None else self.method.pooling,
+        )
 
 
 def describe(faces: FaceSet) -> dict[str, Any]:

@@ -75,6 +75,15 @@ class World:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
+    def casting_once(self) -> contextlib.AbstractContextManager[Any]:
+        """Around several micro-batches: weights are cast to bf16 for the first `autocast` and kept until this ends.
+
+        The kept copies are the same numbers, and each backward pass goes through them to the weights.
+        """
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=False)
+        return contextlib.nullcontext()
+
     def describe(self) -> dict[str, Any]:
         """For config.json: `arithmetic`, which decides the last bits of a result, and `tuning`, which must not."""
         return {

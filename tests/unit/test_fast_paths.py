@@ -10,9 +10,13 @@ import torch
 from bench import plain
 from torch import Tensor
 
+from fusiform.config import ViTConfig
 from fusiform.engine import Waiting
+from fusiform.nn.landmark_cnn import LandmarkCNN
 from fusiform.nn.landmark_patches import sample_patches
-from fusiform.objectives import self_distillation, unigrad
+from fusiform.nn.patches import patchify, taken
+from fusiform.nn.vit import ViT
+from fusiform.objectives import normalise_patches, self_distillation, unigrad
 from fusiform.optim import adamw, clip_and_norm
 
 
@@ -106,3 +110,47 @@ def test_waiting_counts_the_source_and_not_the_consumer() -> None:
     for _ in waiting:
         time.sleep(0.1)
     assert 0.06 <= waiting.seconds < 0.25
+
+
+@pytest.mark.parametrize("faces", [1, 3])
+def test_rows_are_taken_as_gather_takes_them(faces: int) -> None:
+    x = draw(faces, 7, 5).requires_grad_()
+    rows = torch.randint(0, 7, (3, 4), generator=torch.Generator().manual_seed(2))
+    ours, theirs = taken(x, rows), x.expand(3, -1, -1).gather(1, rows.unsqueeze(-1).expand(-1, -1, 5))
+    assert torch.equal(ours, theirs)
+    above = draw(3, 4, 5, seed=3)
+    (mine,), (its,) = torch.autograd.grad(ours, x, above), torch.autograd.grad(theirs, x, above)
+    torch.testing.assert_close(mine, its, rtol=1e-14, atol=1e-14)
+
+
+def test_patches_are_normalised_by_their_unbiased_variance() -> None:
+    patches = draw(2, 3, 48) * torch.tensor([1e-3, 1.0, 50.0], dtype=torch.float64)[:, None] + 0.4
+    expected = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(normalise_patches(patches), expected, rtol=1e-12, atol=1e-13)
+    assert not normalise_patches(torch.full((1, 2, 48), 0.1)).abs().gt(1e-3).any()
+
+
+def test_pixel_statistics_are_those_of_each_channel() -> None:
+    vit = ViT(ViTConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2))
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(vit.patches(images), patchify(vit.normalised(images), 8))
+
+
+def test_a_frozen_landmark_network_is_one_convolution_for_each_norm() -> None:
+    torch.manual_seed(0)
+    network = LandmarkCNN(4, 64).double().eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.3, 3)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+    images = draw(2, 3, 64, 64)
+    step_by_step = network.raw(images)
+    assert step_by_step.requires_grad
+    with torch.no_grad():
+        at_once = network.raw(images)
+    torch.testing.assert_close(at_once, step_by_step.detach(), rtol=1e-9, atol=1e-11)

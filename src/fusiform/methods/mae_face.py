@@ -19,6 +19,7 @@ from fusiform.clock import Clock
 from fusiform.methods.method import Losses, Method
 from fusiform.nn.decoder import PixelDecoder
 from fusiform.nn.masking import Mask, RandomMasker
+from fusiform.nn.patches import taken
 from fusiform.nn.vit import ViT
 from fusiform.objectives import masked_pixels, normalise_patches
 
@@ -47,5 +48,5 @@ class MAEFace(Method):
 
     def target(self, patches: Tensor, mask: Mask) -> Tensor:
         """What the decoder should have said: (B, N - M, P)."""
-        hidden = patches.gather(1, mask.drop.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+        hidden = taken(patches, mask.drop)
         return normalise_patches(hidden) if self.norm_pix else hidden

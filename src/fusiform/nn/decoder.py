@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.nn.masking import Mask
+from fusiform.nn.patches import taken
 from fusiform.nn.positions import sincos_table
 from fusiform.nn.vit import Block, initialise
 
@@ -45,15 +46,14 @@ class PixelDecoder(nn.Module):
         """Class and visible tokens (B, 1 + M, D) -> predicted pixels of all patches in their places (B, N, p*p*3)."""
         pixels = self._decode(tokens, mask, answer_from=1)
         place = torch.cat([mask.keep, mask.drop], dim=1).argsort(dim=1)
-        return pixels.gather(1, place.unsqueeze(-1).expand_as(pixels))
+        return taken(pixels, place)
 
     def _decode(self, tokens: Tensor, mask: Mask, answer_from: int) -> Tensor:
         """Predicted pixels of the tokens from index `answer_from` on, in the order class, visible, hidden."""
         B = tokens.shape[0]
         x = self.decoder_embed(tokens)
-        positions = self.decoder_pos_embed.expand(B, -1, -1)
-        order = torch.cat([mask.keep, mask.drop], dim=1).unsqueeze(-1).expand(-1, -1, x.shape[-1])
-        positions = torch.cat([positions[:, :1], positions[:, 1:].gather(1, order)], dim=1)
+        places = taken(self.decoder_pos_embed[:, 1:], torch.cat([mask.keep, mask.drop], dim=1))
+        positions = torch.cat([self.decoder_pos_embed[:, :1].expand(B, -1, -1), places], dim=1)
         hidden = self.mask_token.to(x.dtype).expand(B, mask.drop.shape[1], -1)
         x = torch.cat([x, hidden], dim=1) + positions
         last = len(self.decoder_blocks) - 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusiform.nn.masking import Mask
+from fusiform.nn.patches import taken
 from fusiform.nn.positions import Geometry, relative_sincos, sincos_table
 from fusiform.nn.vit import Block, initialise
 
@@ -57,9 +58,8 @@ class PositionPredictor(nn.Module):
         All tokens go through the last block too: norms that look at the batch see them there.
         """
         B, N = tokens.shape[0], self.grid**2
-        positions = self.decoder_pos_embed.expand(B, -1, -1)
-        kept = positions[:, 1:].gather(1, mask.keep.unsqueeze(-1).expand(-1, -1, self.width))
-        seen = tokens + torch.cat([positions[:, :1], kept], dim=1)
+        kept = taken(self.decoder_pos_embed[:, 1:], mask.keep)
+        seen = tokens + torch.cat([self.decoder_pos_embed[:, :1].expand(B, -1, -1), kept], dim=1)
         codes = relative_sincos(self.width, self.grid, geometry).to(self.mask_token.dtype)
         asked = self.mask_token + self.decoder_pos_mlp(codes)
         x = torch.cat([seen, asked.to(seen.dtype)], dim=1)

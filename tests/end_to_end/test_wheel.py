@@ -84,16 +84,17 @@ def closure(wheel: Path) -> set[str]:
     waiting = [
         Requirement(line.removeprefix("Requires-Dist: ")) for line in text.splitlines() if "Requires-Dist: " in line
     ]
+    waiting = [need for need in waiting if need.marker is None or need.marker.evaluate({"extra": ""})]
     found: set[str] = set()
+    followed: set[tuple[str, str]] = set()
     while waiting:
         need = waiting.pop()
-        if need.marker is not None and not any(need.marker.evaluate({"extra": e}) for e in need.extras or {""}):
-            continue
         name = need.name.lower().replace("_", "-")
-        if name not in found:
-            found.add(name)
+        found.add(name)
+        for extra in {"", *need.extras} - {extra for known, extra in followed if known == name}:
+            followed.add((name, extra))
             asked = [Requirement(line) for line in metadata.distribution(name).requires or ()]
-            waiting += [each for each in asked if each.marker is None or each.marker.evaluate({"extra": ""})]
+            waiting += [each for each in asked if each.marker is None or each.marker.evaluate({"extra": extra})]
     return found
 
 

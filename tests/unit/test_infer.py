@@ -301,3 +301,17 @@ def test_pose_from_landmarks_of_portraits_is_frontal(data_dir, weights_dir, made
     assert mirrored.yaw == pytest.approx(-pose[0, 0], abs=2.5)
     rolled = analyzer(Image.open(path).rotate(-20, expand=True, fillcolor=(128, 128, 128)))[0].pose
     assert rolled.roll - pose[0, 2] == pytest.approx(20, abs=3)  # clockwise for the viewer
+
+
+def test_a_model_without_heads_says_what_it_answers_and_how_the_rest_is_had(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fusiform.infer.analyzer.choose", lambda offline: SquareModels())
+    encoder().save(tmp_path / "model")
+    path = write(tmp_path / "a.png", photo((20, 15, 30)))
+    table = tmp_path / "t.csv"
+    assert cli.main(["infer", str(path), "--model", str(tmp_path / "model"), "--csv", str(table)]) == 0
+    said = capsys.readouterr().err
+    assert "Answered: box, points, head pose from the points, embedding." in said
+    assert f"fusiform head TASK --encoder {tmp_path / 'model'} --data RENDERED --out MODEL" in said
+    head, row = table.read_text().splitlines()
+    assert head.endswith("score,found:yaw,found:pitch,found:roll")
+    assert row.endswith(",,,")  # the squares' finder has no landmark model

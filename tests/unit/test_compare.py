@@ -383,3 +383,26 @@ def test_a_budget_and_faces_are_asked_for(faces, tmp_path):
         running.run(plan_of(CompareFlags(arms=("untrained", MAE), out=tmp_path, data=(faces,), rendered=faces)))
     with pytest.raises(ConfigError, match="Two budgets"):
         plan_of(CompareFlags(arms=("untrained", MAE), out=tmp_path, faces=9, budget_flops=9.0))
+
+
+def test_curves_over_labels_have_the_intervals_of_every_arm():
+    from fusiform.compare.findings import Contest, Entry
+    from fusiform.compare.statistics import Estimate
+    from fusiform.report.compare_charts import HEIGHT, label_curves
+
+    def contest(share, better):
+        settings = {"name": "linear"} | ({"shots": {"fraction": share}} if share < 1 else {})
+        entries = tuple(
+            Entry(arm, Estimate(v, v - 0.1, v + 0.1, 0.5, 0.1, 0.0), {0: v}) for arm, v in (("a", better), ("b", 0.3))
+        )
+        return Contest(
+            "parsing", "london", "linear", settings, "f1_mean", True, 90, 9, entries, versus=(), top=None, near=()
+        )
+
+    (chart,) = label_curves([contest(1.0, 0.7), contest(0.1, 0.4)])
+    assert [line.name for line in chart.lines] == ["a", "b"]
+    assert len(chart.bars) == 2
+    assert all(bar.count("M") == 2 for bar in chart.bars)  # one at each share
+    heights = [float(part.split(" ")[1]) for part in chart.bars[0].split("M")[1:]]
+    assert all(0 <= y <= HEIGHT for y in heights)
+    assert "0.700 with all, 0.400 with 10%" in chart.lines[0].summary

@@ -83,6 +83,10 @@ def intervals(contest: Contest, reference: str) -> Intervals | None:
     )
 
 
+APART = 7.0
+"""Between the intervals of two arms at one share, in the units of the drawing."""
+
+
 @dataclass(frozen=True)
 class LabelCurves:
     """Scores over the share of training labels, one line an arm."""
@@ -91,6 +95,8 @@ class LabelCurves:
     metric: str
     higher_is_better: bool
     lines: tuple[Line, ...]
+    bars: tuple[str, ...]
+    """For each line the path of its 95 % intervals, side by side where several arms have one at a share."""
     x: tuple[Tick, ...]
     y: tuple[Tick, ...]
 
@@ -119,7 +125,13 @@ def _curves(key: tuple[str, str, str], found: Sequence[tuple[float, Contest]]) -
         for e in contest.entries:
             if e.arm in points and math.isfinite(e.estimate.value):
                 points[e.arm].append((share, scale * e.estimate.value))
+    spans: dict[str, list[tuple[float, float, float]]] = {arm: [] for arm in arms}
+    for share, contest in found:
+        for e in contest.entries:
+            if e.arm in spans and math.isfinite(e.estimate.low) and math.isfinite(e.estimate.high):
+                spans[e.arm].append((share, scale * e.estimate.low, scale * e.estimate.high))
     values = [y for line in points.values() for _, y in line]
+    values += [y for line in spans.values() for _, *ends in line for y in ends]
     ticks = nice_ticks(min(values), max(values), 5)
     start = math.log(found[0][0])
 
@@ -130,17 +142,26 @@ def _curves(key: tuple[str, str, str], found: Sequence[tuple[float, Contest]]) -
         return 100.0 * (ticks[-1] - value) / (ticks[-1] - ticks[0])
 
     places = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    lines = []
-    for arm, line in points.items():
+    lines, bars = [], []
+    for place, (arm, line) in enumerate(points.items()):
         if line:
+            beside = APART * (place - (len(points) - 1) / 2)
+            ends = [
+                (across(x) / 100 * WIDTH + beside, down(a) * HEIGHT / 100, down(b) * HEIGHT / 100)
+                for x, a, b in spans[arm]
+            ]
+            bars.append(" ".join(f"M{x:.1f} {low:.1f} V{high:.1f}" for x, low, high in ends))
             path = "M" + " L".join(f"{across(x) / 100 * WIDTH:.1f} {down(y) / 100 * HEIGHT:.1f}" for x, y in line)
             last = next(e for e in found[-1][1].entries if e.arm == arm)
-            lines.append(Line(arm, path, shown_value(found[-1][1], last.estimate.value)))
+            few = next((e for e in found[0][1].entries if e.arm == arm), None)
+            with_few = "" if few is None else f", {shown_value(found[0][1], few.estimate.value)} with {found[0][0]:.0%}"
+            lines.append(Line(arm, path, shown_value(found[-1][1], last.estimate.value) + " with all" + with_few))
     return LabelCurves(
         f"{name}, {protocol}",
         metric,
         some.higher_is_better,
         tuple(lines),
+        tuple(bars),
         tuple(Tick(across(share), f"{100 * share:g} %") for share, _ in found),
         tuple(Tick(down(t), f"{t:.{places}f}") for t in ticks),
     )

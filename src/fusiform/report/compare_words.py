@@ -238,7 +238,8 @@ def _finite(value: float) -> float | None:
 def _name(contest: Contest, findings: Findings) -> str:
     """As short as it is unique."""
     same = [c for c in findings.contests if c.name == contest.name]
-    return contest.name if len(same) == 1 else f"{contest.name} ({contest.protocol})"
+    protocol = contest.protocol.replace(" (", ", ").replace(")", "")
+    return contest.name if len(same) == 1 else f"{contest.name} ({protocol})"
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:

@@ -86,7 +86,7 @@ QUICK_CASES = tuple(case for case in CASES if case.ranks == 1 and not case.start
 NEEDS = {"lafs-with-landmarks": "lafs-stage-1-quick"}
 
 ZYGOTE = """
-import json, os, sys
+import json, os, sys, traceback
 import torch, torchvision.transforms.v2
 import fusiform.engine, fusiform.watching, fusiform.starting, fusiform.painted, fusiform.cli
 for line in sys.stdin:
@@ -104,8 +104,11 @@ for line in sys.stdin:
             code = 70
             try:
                 code = fusiform.cli.main(order["words"])
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(code)
         children.append(child)
     print(*children, flush=True)

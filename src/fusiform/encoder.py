@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 
 from fusiform.clock import stream_seed
 from fusiform.config import ViTConfig, from_json, to_json
-from fusiform.durable import open_sealed_json, replace_file, sealed_json
+from fusiform.durable import open_sealed_json, replace_file, sealed_json, writing
 from fusiform.errors import ConfigError, DataError, WeightsError
 from fusiform.measurement import Crop
 from fusiform.nn.positions import resize_table
@@ -93,7 +93,8 @@ class Encoder:
     def save(self, folder: Path | str) -> Path:
         """Write the folder, weights first and card last, each renamed into place when it is complete and on disk."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder, 0):
+            folder.mkdir(parents=True, exist_ok=True)
         weights, card = self.to_disk()
         replace_file(folder / WEIGHTS, weights)
         replace_file(folder / CARD, sealed_json(card))

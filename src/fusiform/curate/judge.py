@@ -149,8 +149,9 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
         )
     faces = {name: np.concatenate(values) for name, values in parts.items()}
     parts.clear()
-    hashes = (faces[name] for name in ("phash", "face_phash", "core"))
-    seen = Looks(*hashes, _Thumbs(spool, count), faces["centre"], faces["frame"])
+    seen = Looks(
+        *(faces["phash"], faces["face_phash"], faces["core"], _Thumbs(spool, count), faces["centre"], faces["frame"])
+    )
     notes: list[str] = []
     unions = Unions(count)
     if options.near_duplicates == "mark":
@@ -180,7 +181,7 @@ class _Thumbs:
         self._rows = np.frombuffer(self._map, np.uint8).reshape(count, 2, SIDE * SIDE)
 
     def __getitem__(self, at: tuple[NDArray[np.int64], int]) -> NDArray[np.uint8]:
-        found = self._rows[at]
+        found: NDArray[np.uint8] = self._rows[at]
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
         return found

@@ -355,10 +355,10 @@ def test_the_encoder_stands_still_while_the_head_goes_first() -> None:
     assert not any(p.requires_grad for p in free)
     _set_mode(model, free, head_only=False)
     assert all(p.requires_grad for p in free)
-    run = _Run(replace(protocol, warmup=0.0), 4, 0, 5)
+    run = _Run(replace(protocol, warmup=0.0), protocol.epochs, 4, 0, 5)
     assert run.lr(run.clock(0)) == run.lr(run.clock(20)) == protocol.peak_lr  # a schedule each
     assert run.lr(run.clock(19)) < 0.1 * protocol.peak_lr
-    step = _Run(replace(protocol, schedule="step", warmup=0.0, epochs=10), 3, 0, 0)
+    step = _Run(replace(protocol, schedule="step", warmup=0.0, epochs=10), 10, 3, 0, 0)
     assert [step.lr(step.clock(i)) for i in (0, 19, 20, 29)] == pytest.approx(
         [protocol.peak_lr * f for f in (1, 1, 0.1, 0.1)]
     )

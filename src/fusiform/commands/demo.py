@@ -159,7 +159,7 @@ def evaluated(flags: DemoFlags, labelled: FaceSet) -> list[Measured]:
     results.unlink(missing_ok=True)  # the demo measures everything anew each time it is typed
     learned = LinearProbe()
     chosen = cells(rendered=labelled.folder, learned=learned)
-    return measure_all(flags.out / "run" / "encoder", chosen, out=results, seed=flags.seed)
+    return measure_all(flags.out / "run" / "encoder", chosen, out=results, seed=flags.seed, rendered=labelled.folder)
 
 
 def reported(flags: DemoFlags, recipe: Recipe, faces: FaceSet, measured: Sequence[Measured]) -> Path:

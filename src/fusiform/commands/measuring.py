@@ -109,6 +109,7 @@ def evaluate(words: list[str]) -> int:
         seed=flags.seed,
         allow_mismatch=flags.allow_mismatch,
         without=() if flags.without is None else read_suspects(flags.without),
+        rendered=flags.rendered,
     )
     sys.stdout.write(table_text([row for each in measured for row in each.rows]) + "\n")
     return 0
@@ -122,20 +123,28 @@ def measure_all(
     seed: int = 0,
     allow_mismatch: Sequence[str] = (),
     without: Collection[str] = (),
+    rendered: Path | None = None,
 ) -> list[Measured]:
     """Score the encoder in `folder` and the untrained one on every cell; rows are added to `out` cell by cell.
+
+    An encoder with a whitening is set beside an untrained one that has its own, measured on the training people of
+    `rendered`; without that set the untrained one's mean of patch tokens stays as it is.
 
     Where labels were limited to a few faces, their list is written into `labelled/` beside the rows.
     """
     from fusiform.encoder import Encoder
+    from fusiform.faces.faceset import FaceSet
     from fusiform.progress import Progress
     from fusiform.results import append_rows
     from fusiform.suite import Cell, measure
+    from fusiform.whitening import measure_whitening
     from fusiform.world import tune_cpu
 
     trained: Encoder = Encoder.load(folder)
     tune_cpu(next(trained.vit.parameters()).device)
     untrained = Encoder.untrained(trained.vit.config, trained.crop, seed, trained.pooling)
+    if rendered is not None:
+        measure_whitening(untrained, FaceSet.open(rendered), "train")
     measured = []
     with Progress(len(cells), "tasks", "evaluating") as bar:
         for cell in cells:

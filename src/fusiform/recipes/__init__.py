@@ -40,7 +40,7 @@ TABLE: dict[str, str] = {
     "lafs-stage-3-quick": "fusiform.recipes.recognition:STAGE_3_QUICK",
     "recognition": "fusiform.recipes.recognition:RECOGNITION",
     "recognition-quick": "fusiform.recipes.recognition:QUICK",
-    "demo": "fusiform.recipes.mae_face:DEMO",
+    "demo": "fusiform.recipes.muon_mae:DEMO",
 }
 """Name -> `module:NAME`. Imported when asked for, so that `--help` stays quick."""
 

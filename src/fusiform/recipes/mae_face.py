@@ -85,5 +85,3 @@ SECOND_QUICK = replace(
     optim=OptimConfig(epochs=12, faces_per_step=128, lr_per_256=1e-3, warmup_epochs=1),
     continues="mae-face-quick",
 )
-
-DEMO = replace(QUICK, name="demo", about="What `make demo` trains.")

@@ -30,7 +30,8 @@ def main(demo: Path, out: Path) -> None:
     run = demo / "run"
     recipe = recipes.find("demo")
     method = recipe.method.build(recipe.vit)
-    Training(recipe, method, 1).restore(read(run / folder_name(steps(run)[-1])))
+    last = run / folder_name(steps(run)[-1])
+    Training(recipe, method, 1).restore(read(last).tensors(), last)
     encoder = Encoder.load(run / "encoder")
     points = evaluate(encoder, Alignment(dataset="rendered", path=demo / "faces"), LinearProbe(), date="")
     regions = evaluate(encoder, Parsing(dataset="rendered", path=demo / "faces"), LinearProbe(), date="")

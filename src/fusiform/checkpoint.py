@@ -219,7 +219,7 @@ def _refuse_forbidden(error: BaseException | None, folder: Path) -> None:
     if isinstance(error, PermissionError):
         raise DataError(
             f"Cannot read {error.filename or folder}: {error.strerror}",
-            expected=f"a checkpoint that this process (user {os.geteuid()}) may read",
+            expected="a checkpoint that this process may read",
             do=f"ls -l {folder}",
         ) from error
 

@@ -37,6 +37,8 @@ def assert_same_numbers(one: Path, other: Path) -> None:
     assert ours[0]["loss"] != ours[-1]["loss"]
     first, second = (load_file(run / "encoder" / "encoder.safetensors") for run in (one, other))
     for name, value in first.items():
+        if name == "norm.bias" and "lafs" in one.name:
+            continue  # its head takes the mean over the batch off, so that the gradient of this is rounding noise alone
         # AdamW turns the sign of a gradient that is rounding noise into a whole step; three of them were at most 5e-3
         assert (value - second[name]).abs().max() < 5e-4, name
 

@@ -57,6 +57,8 @@ def test_recipes():
         "mcf",
         "mcf-as-released",
         "mcf-quick",
+        "muon-mae",
+        "muon-mae-quick",
         "paco-fr",
         "paco-fr-quick",
         "recognition",

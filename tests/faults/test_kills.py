@@ -41,8 +41,11 @@ def kill(killer: Killer, case: Case, kills: int) -> None:
 
 def test_five_kills_of_some_recipe_change_no_byte(killer: Killer) -> None:
     """At moments and with a recipe that nobody chose."""
-    kill(killer, random.choice(QUICK_CASES), 5)
-    assert killer.kills.total() >= 2, "the run ended before it was killed"
+    for case in random.sample(QUICK_CASES, min(4, len(QUICK_CASES))):
+        kill(killer, case, 5)
+        if killer.kills.total() >= 2:  # a run whose first kill comes late may end before a second one
+            return
+    pytest.fail(f"{killer.kills.total()} kills: the runs ended before")
 
 
 def test_two_processes_that_start_the_same_run_at_once(killer: Killer) -> None:

@@ -78,7 +78,7 @@ def _classes(words: HeadWords, row: Row, placement: Placement) -> Answer:
 
 def _named(words: HeadWords, row: Row) -> dict[str, float]:
     """Of the labels that the training faces had."""
-    pairs = zip(words.labels, _floats(row), strict=False)
+    pairs = zip(words.labels, _floats(row), strict=True)
     return {name: value for name, value in pairs if name not in words.unknown}
 
 

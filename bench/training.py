@@ -2,6 +2,7 @@
 
 python -m bench.training memory            peak resident memory, each recipe in a process of its own
 python -m bench.training accumulation      one pass of 128 faces against micro-batches of the same faces
+python -m bench.training accumulation mae-face --faces 16 --counts 2
 """
 
 from __future__ import annotations
@@ -92,35 +93,53 @@ def memory(faces: Sequence[int], loop: dict[str, Any]) -> None:
             sys.stdout.flush()
 
 
-def accumulation(name: str, rounds: int) -> None:
-    """Alternating, CPU time of one thread. What a step of several micro-batches costs has two parts: small batches are
-    less efficient, with accumulation or without, and gradients are added up. So each is held against one pass of all
-    faces, and against as many whole steps of a micro-batch each, which add nothing up but step more often.
+def accumulation(name: str, rounds: int, faces: int, counts: Sequence[int]) -> None:
+    """Alternating, CPU time of one thread, one set of weights. A step of several micro-batches costs two things: small
+    batches are less efficient, with accumulation or without, and gradients are added up. So it is held against one
+    pass of all faces, and against as many passes of a micro-batch each that begin their gradients anew, with one update
+    after the last.
     """
-    faces, sizes = 128, (None, 64, 32)
-    ready = [training(name, faces, size, {}) for size in sizes]
-    alone = [training(name, size, None, {}) for size in sizes if size]
-    spent: list[list[float]] = [[] for _ in (*ready, *alone)]
-    for step in range(rounds + 1):
-        for i, (own, world, batch) in enumerate((*ready, *alone)):
-            began = time.process_time()
-            own.step(batch, own.clock(step), world)
-            if step:
-                spent[i].append(time.process_time() - began)
-    for size, times in zip(sizes, spent, strict=False):
-        count = faces // (size or faces)
-        ratios = [t / whole for t, whole in zip(times, spent[0], strict=True)]
+    whole, world, batch = training(name, faces, None, {})
+    number = 0
+
+    def seconds(count: int, added: bool) -> float:
+        nonlocal number
+        size, clock = faces // count, whole.clock(number)
+        number = (number + 1) % 50
+        loop = replace(whole.recipe.loop, faces_per_micro_batch=size if added else None)
+        whole.recipe = replace(whole.recipe, loop=loop)
+        began = time.process_time()
+        if added:
+            whole.step(batch, clock, world)
+            return time.process_time() - began
+        for i in range(count):
+            part = batch.rows(i * size, (i + 1) * size)
+            if i + 1 == count:
+                whole.step(part, clock, world)
+            else:
+                whole._backward(part, clock, world)
+                whole.method.zero_grad(set_to_none=True)
+        return time.process_time() - began
+
+    kinds = [(1, True), *((count, added) for count in counts for added in (True, False))]
+    spent: dict[tuple[int, bool], list[float]] = {kind: [] for kind in kinds}
+    for turn in range(rounds + 1):
+        for kind in kinds if turn % 2 else reversed(kinds):
+            took = seconds(*kind)
+            if turn:
+                spent[kind].append(took)
+    sys.stdout.write(f"{name}, {faces} faces in one pass: {statistics.median(spent[1, True]) * 1e3:.0f} ms a step\n")
+    for count in counts:
         sys.stdout.write(
-            f"{name:<16} {faces} faces as {count} x {size or faces}: {statistics.median(times) * 1e3:7.0f} ms a step, "
-            f"x{statistics.median(ratios):.3f} [{min(ratios):.3f} to {max(ratios):.3f}] of one pass"
+            f"  as {count} x {faces // count}: {statistics.median(spent[count, True]) * 1e3:.0f} ms, "
+            f"{_ratio(spent[count, True], spent[1, True])} of one pass, "
+            f"{_ratio(spent[count, True], spent[count, False])} of {count} passes that add nothing up\n"
         )
-        if size:
-            steps = spent[len(sizes) + sizes.index(size) - 1]
-            ratios = [t / (count * one) for t, one in zip(times, steps, strict=True)]
-            sys.stdout.write(
-                f", x{statistics.median(ratios):.3f} [{min(ratios):.3f} to {max(ratios):.3f}] of {count} steps"
-            )
-        sys.stdout.write("\n")
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return f"x{statistics.median(ratios):.3f} [{min(ratios):.3f} to {max(ratios):.3f}]"
 
 
 def main() -> None:
@@ -128,6 +147,8 @@ def main() -> None:
     parser.add_argument("what", choices=("memory", "accumulation", "one"))
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--faces", type=int, default=128, help="in a step, for accumulation")
+    parser.add_argument("--counts", type=int, nargs="+", default=[2, 4], help="of micro-batches, for accumulation")
     flags = parser.parse_args()
     if flags.what == "one":
         name, number, loop = flags.rest
@@ -136,7 +157,7 @@ def main() -> None:
         memory([64, 256], {"activation_checkpointing": "checkpointing" in flags.rest})
     else:
         for name in flags.rest or ("mae-face-quick",):
-            accumulation(name, flags.rounds)
+            accumulation(name, flags.rounds, flags.faces, flags.counts)
 
 
 if __name__ == "__main__":

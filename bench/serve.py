@@ -1,11 +1,13 @@
 """More requests than a service can answer, good, bad, huge and slow: what is answered, what is refused, what it costs.
 
-    python -m bench.serve --photos FOLDER [MODEL] [--over 4] [--seconds 240]
+    python -m bench.serve --photos FOLDER [MODEL] [--over 4] [--seconds 240] [--clients 16]
 
 Starts `fusiform serve` with one thread, measures how many photos a second it answers, then sends `--over` times as many
 for `--seconds`. Requests arrive at random times whether or not earlier ones were answered, as they do from the world;
-hostile ones come on top. All the while, silent and trickling connections are held open (slowloris). MODEL is a folder
-that `fusiform serve` takes; without one, a small untrained encoder (the detector does most of the work anyway).
+hostile ones come on top. They come from `--clients` addresses of this machine (127.0.0.2 and up; Linux has them all).
+All the while, silent and trickling connections are held open (slowloris). Then one client asks as fast as it is
+answered and another every second: what is left for the other? MODEL is what `fusiform serve` takes; without one, a
+small untrained encoder (the detector does most of the work anyway).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,17 +36,17 @@ import httpx
 GOOD = ("good", "good", "good", "compare", "draw")
 HOSTILE = ("letter", "cut", "bomb", "huge", "endless", "leaves")
 HONEST = {
-    "good": {200, 503, 504},
-    "compare": {200, 503, 504, 422},
-    "draw": {200, 503, 504},
-    "letter": {415, 503, 504},
-    "cut": {422, 503, 504},
-    "bomb": {413, 503, 504},
-    "huge": {413, 503, 408, 0},
-    "endless": {413, 503, 408, 0},
-    "leaves": {-1, 200, 503, 504},
+    "good": {200, 503, 504, 429},
+    "compare": {200, 503, 504, 422, 429},
+    "draw": {200, 503, 504, 429},
+    "letter": {415, 503, 504, 429},
+    "cut": {422, 503, 504, 429},
+    "bomb": {413, 503, 504, 429},
+    "huge": {413, 503, 408, 0, 429},
+    "endless": {413, 503, 408, 0, 429},
+    "leaves": {-1, 200, 503, 504, 429},
     "head": {408, 0},
-    "trickle": {408, 503, 504, 0},
+    "trickle": {408, 503, 504, 0, 429},
 }
 """Statuses that each kind of request may end with; 0: the connection was closed while it was still sending, -1: it
 went away itself."""
@@ -59,7 +61,7 @@ class Tally:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     no_hint: int = 0
-    """503 without Retry-After."""
+    """503 or 429 without Retry-After."""
 
     def note(self, kind: str, status: int, seconds: float) -> None:
         self.statuses[kind, status] += 1
@@ -133,7 +135,7 @@ async def ask(client: httpx.AsyncClient, kind: str, photo: bytes, other: bytes, 
         work = _send(client, kind, photo, other)
         answer = await (asyncio.wait_for(work, 0.1) if kind == "leaves" else work)
         status = answer.status_code
-        tally.no_hint += status == 503 and "retry-after" not in answer.headers
+        tally.no_hint += status in (429, 503) and "retry-after" not in answer.headers
     except TimeoutError:
         status = -1
     except httpx.TransportError:
@@ -171,12 +173,14 @@ async def load(
     hostile: float = 0.5,
     slow: int = 0,
     most: int = 400,
+    clients: int = 0,
 ) -> Tally:
     """Send good requests at `rate` a second (Poisson), and `hostile` times as many that are not.
 
     Args:
         slow: connections that send a byte now and then, half of them in the head, half in the body.
         most: requests under way at any time, so that this process does not fall over first.
+        clients: addresses of this machine that they come from in turn; 0: the usual one.
     """
     tally, draw, under_way = Tally(), random.Random(seed), set[asyncio.Task[None]]()
     until, at = time.monotonic() + seconds, time.monotonic()
@@ -184,18 +188,50 @@ async def load(
         asyncio.create_task(_trickle(address, "head" if i % 2 else "trickle", until, tally)) for i in range(slow)
     ]
     everything = rate * (1 + hostile)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+    async with AsyncExitStack() as stack:
+        senders = [
+            await stack.enter_async_context(sender(address, f"127.0.0.{2 + number}" if clients else None))
+            for number in range(max(clients, 1))
+        ]
         while (at := at + draw.expovariate(everything)) < until:
             await asyncio.sleep(max(0.0, at - time.monotonic()))
             while len(under_way) >= most:
                 await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             what = draw.choice(HOSTILE if draw.random() < hostile / (1 + hostile) else GOOD)
+            client = draw.choice(senders)
             task = asyncio.create_task(ask(client, what, draw.choice(photos), draw.choice(photos), tally))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         await asyncio.gather(*under_way, *trickles)
     return tally
+
+
+def sender(address: str, source: str | None = None) -> httpx.AsyncClient:
+    """A client with as many connections as it likes, from an address of this machine."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    way = httpx.AsyncHTTPTransport(limits=limits, local_address=source)
+    return httpx.AsyncClient(base_url=address, timeout=120, transport=way)
+
+
+async def beside_a_greedy_one(
+    address: str, photos: Sequence[bytes], *, seconds: float, greedy: int = 64
+) -> tuple[Tally, Tally]:
+    """What `greedy` loops of one client get, each asking again at once, and what another that asks every second."""
+    until, many, few = time.monotonic() + seconds, Tally(), Tally()
+
+    async def loop(client: httpx.AsyncClient, number: int) -> None:
+        while time.monotonic() < until:
+            await ask(client, "good", photos[number % len(photos)], b"", many)
+            await asyncio.sleep(0.05)
+
+    async with sender(address, "127.0.0.2") as one, sender(address, "127.0.0.3") as other:
+        loops = [asyncio.create_task(loop(one, number)) for number in range(greedy)]
+        asked = []
+        while time.monotonic() < until:
+            await asyncio.sleep(1)
+            asked.append(asyncio.create_task(ask(other, "good", photos[0], b"", few)))
+        await asyncio.gather(*loops, *asked)
+    return many, few
 
 
 async def _trickle(address: str, kind: str, until: float, tally: Tally) -> None:
@@ -306,6 +342,9 @@ def main() -> int:
     parser.add_argument("--over", type=float, default=4.0, help="times what it can answer")
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--slow", type=int, default=60, help="connections that trickle")
+    parser.add_argument(
+        "--clients", type=int, default=16, help="addresses that ask; 0 where 127.0.0.2 is not this machine"
+    )
     flags, words = parser.parse_known_args()
     photos = [p.read_bytes() for p in sorted(flags.photos.rglob("*.jpg"))[:24]]
     if not photos:
@@ -326,6 +365,7 @@ def main() -> int:
                     seconds=flags.seconds / parts,
                     seed=part,
                     slow=flags.slow,
+                    clients=flags.clients,
                 )
             )
             whole.statuses += tally.statuses
@@ -335,6 +375,11 @@ def main() -> int:
             held.append(resident(pid))
         print(json.dumps(whole.summary(), indent=1))
         print("resident memory, MB:", ", ".join(f"{mb:.0f}" for mb in held))
+        if flags.clients:
+            many, few = asyncio.run(beside_a_greedy_one(service.address, photos, seconds=flags.seconds / 4))
+            print("a greedy client:", json.dumps(many.summary()))
+            print("another beside it:", json.dumps(few.summary()))
+            whole.no_hint += many.no_hint + few.no_hint
         calm = asyncio.run(capacity(service.address, photos, clients=2, seconds=10))
         code = service.stop()
         print(f"afterwards {calm:.2f} photos/s; exit code {code}")

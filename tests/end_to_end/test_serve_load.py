@@ -25,6 +25,7 @@ OVER = 4.0
 def served(weights_dir) -> Iterator[Service]:
     with model_folder(None) as folder:
         words = ["--port", "0", "--limits.body-mb", "5", "--limits.timeout", "20", "--limits.queue", "6"]
+        words += ["--limits.client-open", "500"]  # all requests come from one address here
         service = Service(["-m", "fusiform", "serve", str(folder), *words], FUSIFORM_WEIGHTS=str(weights_dir)).ready()
         yield service
         assert service.stop() == 0, "".join(service.said)

@@ -5,6 +5,7 @@ As a program it serves that model in a process of its own: `python serving.py SE
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.faces.align import Placement
+from fusiform.faces.decode import decode
 from fusiform.infer.results import Affect, Face, Photo, Points, Pose
 from fusiform.serve.model import FaceModel, Point
 
@@ -73,6 +75,18 @@ class Red:
             embedding=colour / np.linalg.norm(colour),
         )
         return Photo((face,), width=width, height=height)
+
+
+class Here:
+    """Decodes in the test's own process, which starts at once."""
+
+    def __init__(self, *args: object, **settings: object) -> None: ...
+
+    async def decode(self, data: bytes, max_pixels: float):
+        return await asyncio.to_thread(decode, data, max_pixels=max_pixels)
+
+    async def warm(self) -> None: ...
+    def close(self) -> None: ...
 
 
 def red_model(seconds: float = 0.0, point: Point | None = None) -> FaceModel:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving import Red, picture, red_model
+from serving import Here, Red, picture, red_model
 
 from fusiform.errors import ConfigError
 from fusiform.faces.decode import decode
@@ -37,18 +37,6 @@ from fusiform.serve.shelf import admits, entry_id, ticket  # noqa: E402
 
 LIMITS = Limits(timeout=10, body_mb=0.2, megapixels=0.1, open_requests=4, gather_ms=1)
 KEY = "a-key-of-many-characters"
-
-
-class Here:
-    """Decodes in the test's own process, which starts at once."""
-
-    def __init__(self, *args: object, **settings: object) -> None: ...
-
-    async def decode(self, data: bytes, max_pixels: float):
-        return await asyncio.to_thread(decode, data, max_pixels=max_pixels)
-
-    async def warm(self) -> None: ...
-    def close(self) -> None: ...
 
 
 @contextlib.asynccontextmanager
@@ -515,7 +503,7 @@ def test_openapi_names_every_route_and_its_problems():
     assert set(document["paths"]) >= {"/v1/analyze", "/v1/embed", "/v1/compare", "/v1/models", "/healthz", "/metrics"}
     asking = document["paths"]["/v1/compare"]["post"]
     assert set(asking["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]) == {"a", "b"}
-    assert {"413", "415", "422", "503", "504"} <= set(asking["responses"])
+    assert {"413", "415", "422", "429", "503", "504"} <= set(asking["responses"])
     json.dumps(document)
 
 

@@ -198,7 +198,7 @@ def test_nobody_is_worked_for_who_has_left():
 
 
 def test_four_times_what_it_can_do_is_refused_honestly():
-    with serving(0.05, body_mb=2, queue=2, timeout=8, batch=2) as service:
+    with serving(0.05, body_mb=2, queue=2, timeout=8, batch=2, client_open=500) as service:
         photos = [picture(size=(120 + 10 * i, 160), kind=kind) for i, kind in enumerate(("PNG", "JPEG", "WEBP"))]
         able = asyncio.run(capacity(service.address, photos, clients=4, seconds=4))
         assert able > 0

@@ -29,7 +29,8 @@ class ServeFlags:
     The API key is the environment's FUSIFORM_API_KEY, or the first line of --key-file."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Folder of a model (fusiform head), of an encoder, or of a finished run."""
+    """Folder of a model (fusiform head), of an encoder, or of a finished run. Or an .onnx file of `fusiform export`, or
+    a folder of them: onnxruntime then answers, without torch."""
     host: str = "127.0.0.1"
     """Name or address to listen at. Others than this machine's own need an API key, or --no-key."""
     port: int = 8000
@@ -42,6 +43,9 @@ class ServeFlags:
     """Let everybody ask who reaches --host. Say it aloud only behind something that checks who asks."""
     allow_host: tuple[str, ...] = ()
     """Further names that the service answers under, as they stand in the address bar without the port."""
+    trust_proxy: tuple[str, ...] = ()
+    """Addresses or networks of proxies before the service, such as 127.0.0.1: what they write into X-Forwarded-For is
+    then taken for the client's address. Without it the header is not read."""
     limits: Limits = field(default_factory=Limits)
     """Bounds of every request and of all together."""
     device: str = "cpu"
@@ -50,14 +54,22 @@ class ServeFlags:
 
 def serve(words: list[str]) -> int:
     flags = parse(ServeFlags, words, "serve")
-    if not flags.model.is_dir():
-        raise DataError(f"There is no model at '{flags.model}'", expected="a folder of `fusiform head` or of a run")
+    if not flags.model.exists():
+        raise DataError(
+            f"There is no model at '{flags.model}'",
+            expected="a folder of `fusiform head`, of an encoder or of a run, or files of `fusiform export`",
+        )
     if not 0 <= flags.port <= 65535:
         raise ConfigError(f"--port is {flags.port}", expected="0 to 65535")
     if flags.runs is not None and not flags.runs.is_dir():
         raise DataError(f"There is no folder '{flags.runs}' to show", do="leave --runs out")
     access = access_for(
-        flags.host, key=_key(flags.key_file), no_key=flags.no_key, allowed=flags.allow_host, runs=flags.runs
+        flags.host,
+        key=_key(flags.key_file),
+        no_key=flags.no_key,
+        allowed=flags.allow_host,
+        runs=flags.runs,
+        proxies=flags.trust_proxy,
     )
     try:
         from fusiform.serve.running import listen, run
@@ -78,12 +90,16 @@ def serve(words: list[str]) -> int:
 
     def load() -> Model:
         import numpy as np
-        import torch
 
+        from fusiform.infer.analyzer import onnx_files
         from fusiform.serve.model import Asked, load_model
-        from fusiform.world import tune_cpu
 
-        tune_cpu(torch.device(flags.device))
+        if not onnx_files(flags.model):
+            import torch
+
+            from fusiform.world import tune_cpu
+
+            tune_cpu(torch.device(flags.device))
         model = load_model(flags.model, device=flags.device)
         model.see([Asked(np.full((480, 640, 3), 127, np.uint8))])  # so that the first photo does not wait for set-up
         return model

@@ -37,6 +37,10 @@ class ExportedModel:
     vectors: OnnxModel | None = None
     """The file that makes embeddings, where there is one."""
     encoder_sha256: str = ""
+    name: str = ""
+    """The encoder's."""
+    recipe: str = ""
+    """That trained the encoder; "" of imported ones."""
     form: Features = "pooled"
     template: str = ""
     side: int = 0
@@ -88,6 +92,8 @@ class ExportedModel:
             heads=heads,
             vectors=vectors,
             encoder_sha256=str(first["encoder_sha256"]),
+            name=str(first["name"]),
+            recipe=str((first.get("encoder") or {}).get("recipe", "")),
             form=read_out(Cosine(), first.get("pooling")),
             template=template,
             side=max(sizes) if vectors is None else _side(vectors),
@@ -97,6 +103,13 @@ class ExportedModel:
     @property
     def embeds(self) -> bool:
         return self.vectors is not None
+
+    @property
+    def width(self) -> int | None:
+        """Of an embedding."""
+        if self.vectors is None:
+            return None
+        return int(next(each for each in self.vectors.card["outputs"] if each["name"] == "embedding")["shape"][-1])
 
     def only(self, tasks: Sequence[str]) -> ExportedModel:
         files = {name: self.files[name] for name in tasks}

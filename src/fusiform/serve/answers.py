@@ -103,7 +103,7 @@ class ModelCard(BaseModel):
     name: str
     encoder_sha256: str
     recipe: str
-    embedding: dict[str, Any]
+    embedding: dict[str, Any] | None = Field(description="Null where an exported model makes none.")
     crop: dict[str, Any]
     heads: list[Head]
     pictures: list[str] = Field(description="What `pictures` may ask for.")

@@ -19,6 +19,7 @@ from fusiform import __version__
 from fusiform.errors import FusiformError
 from fusiform.faces.decode import DecodedImage
 from fusiform.serve import answers
+from fusiform.serve.clients import Clients
 from fusiform.serve.decoding import Decoders
 from fusiform.serve.model import PICTURES, Asked, Seen, base64_png, png, similarity
 from fusiform.serve.problems import MEDIA_TYPE, Refused, of_error, problem
@@ -59,7 +60,7 @@ def _body(*names: str) -> dict[str, Any]:
 
 def _said(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {"content": {MEDIA_TYPE: {"schema": answers.Problem.model_json_schema()}}}
-    every = (*statuses, 401, 403, 421, 500)
+    every = (*statuses, 401, 403, 421, 429, 500)
     return {status: {**words, "description": problem(status, "", "")["title"]} for status in every}
 
 
@@ -104,7 +105,8 @@ def create_app(service: Service) -> FastAPI:
 
 def shielded(service: Service) -> Shield:
     """The application with its guard in front, which sees every request and seals every answer."""
-    return Shield(create_app(service), service.access, service.meters, PATHS)
+    clients = Clients(service.limits, time.monotonic)
+    return Shield(create_app(service), service.access, service.meters, PATHS, clients)
 
 
 def _errors(app: FastAPI, service: Service) -> None:
@@ -185,6 +187,18 @@ def _ask(app: FastAPI, service: Service) -> None:
     def model_id() -> str:
         return str(service.model[""].about()["encoder_sha256"])
 
+    def must_embed() -> None:
+        # before the body is read, so the connection ends with it
+        if "" in service.model and not service.model[""].embeds:
+            raise Refused(
+                422,
+                "no-embedding",
+                "The exported files that are served make no embedding",
+                expected="a file of the encoder beside them",
+                do="fusiform export MODEL --out FOLDER/encoder.onnx, and serve FOLDER",
+                headers={"Connection": "close"},
+            )
+
     @app.get("/v1/models", tags=["faces"], summary="What is answered, and in which units.", responses=_said(503))
     async def models() -> answers.Models:
         if "" not in service.model:
@@ -223,7 +237,7 @@ def _ask(app: FastAPI, service: Service) -> None:
                         **face.to_dict(embedding=False),
                         pictures={name: base64_png(picture) for name, picture in shown.items()},
                     )
-                    for face, shown in zip(faces, seen.pictures, strict=False)
+                    for face, shown in zip(faces, seen.pictures[:most], strict=True)
                 ],
                 faces_seen=len(seen.photo.faces),
                 left_out=dict(seen.photo.left_out),
@@ -240,6 +254,8 @@ def _ask(app: FastAPI, service: Service) -> None:
         responses=ASKING,
     )
     async def embed(request: Request) -> answers.Embeddings:
+        must_embed()
+
         async def work(images: list[DecodedImage]) -> answers.Embeddings:
             [image] = images
             seen = await service.batcher.ask(Asked(image.pixels))
@@ -270,6 +286,8 @@ def _ask(app: FastAPI, service: Service) -> None:
         responses=ASKING,
     )
     async def compare(request: Request) -> answers.Comparison:
+        must_embed()
+
         async def work(images: list[DecodedImage]) -> answers.Comparison:
             found = await asyncio.gather(*(service.batcher.ask(Asked(image.pixels)) for image in images))
             sides: list[Face] = []

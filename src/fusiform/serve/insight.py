@@ -20,7 +20,7 @@ SEED = 0
 
 
 @torch.inference_mode()
-def attention(encoder: Encoder, faces: RGB, *, device: str = "cpu") -> RGB:
+def attention(encoder: Encoder, faces: RGB) -> RGB:
     """Where the last block looks: the mean over its heads of the attention that the patches pay, as a veil.
 
     The asking token is the class token where the encoder's training used it (`pooling` names it), else the mean over
@@ -33,7 +33,7 @@ def attention(encoder: Encoder, faces: RGB, *, device: str = "cpu") -> RGB:
     """
     vit: Any = encoder.vit
     config = vit.config
-    pixels = torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).to(device)
+    pixels = torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).to(next(vit.parameters()).device)
     side = config.image_size
     veil = np.zeros((len(faces), side, side, 4), np.uint8)
     if config.landmark_cnn:

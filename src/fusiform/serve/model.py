@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fusiform.errors import WeightsError
 from fusiform.faces import align
+from fusiform.infer.exported import ExportedModel
 from fusiform.infer.results import Face, Photo
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class Model(Protocol):
 
     @property
     def point(self) -> Point | None: ...
+    @property
+    def embeds(self) -> bool:
+        """Whether its faces have embeddings: exported heads alone make none."""
+        ...
+
     def see(self, photos: Sequence[Asked]) -> list[Seen]: ...
 
 
@@ -88,6 +94,10 @@ class FaceModel:
     painter: Painter | None = None
     """Paints hidden patches, where the run that made the encoder has a decoder."""
     point: Point | None = None
+
+    @property
+    def embeds(self) -> bool:
+        return self.card["embedding"] is not None
 
     def about(self) -> dict[str, Any]:
         return {**self.card, "pictures": [name for name in PICTURES if self._can(name)]}
@@ -131,29 +141,41 @@ class FaceModel:
         return list(self.painter.paint(crops))
 
 
-def load_model(folder: Path, *, device: str = "cpu") -> FaceModel:
-    """The model in a folder: of `fusiform head`, an encoder's, or a finished run's.
+def load_model(model: Path, *, device: str = "cpu") -> FaceModel:
+    """The model in a folder: of `fusiform head`, an encoder's, or a finished run's; or in files of `fusiform export`,
+    which torch is not needed for, and which cannot show where the encoder looks.
+
+    Args:
+        model: a folder, or an .onnx file.
 
     Raises:
         ConfigError: there is no encoder.
         DataError, WeightsError: its files are damaged, or there is no detector.
     """
     from fusiform.infer.analyzer import load
-    from fusiform.serve.insight import painter_of
 
-    analyzer = load(folder, device=device)
-    encoder = analyzer.encoder
-    own = analyzer.folder or folder
-    run = own if (own / "config.json").is_file() else own.parent
-    card = {
-        "name": encoder.name,
-        "encoder_sha256": encoder.sha256,
-        "recipe": str(encoder.card.get("recipe", "")),
-        "embedding": {"width": encoder.vit.config.width, "length": 1, "compare": "cosine"},
-        "crop": {"template": encoder.crop.template, "size": encoder.vit.config.image_size},
+    analyzer = load(model, device=device)
+    answered, own = analyzer.model, analyzer.folder or model
+    about: dict[str, Any] = {
+        "encoder_sha256": answered.encoder_sha256,
+        "crop": {"template": answered.template, "size": answered.side},
         "heads": [about_head(head) for head in analyzer.heads.values()],
     }
-    return FaceModel(analyzer, card, encoder, painter_of(run, encoder), _point(own, encoder.sha256, analyzer.form))
+    point = _point(own, answered.encoder_sha256, analyzer.form) if answered.embeds else None
+    if isinstance(answered, ExportedModel):
+        about |= {"name": answered.name, "recipe": answered.recipe, "embedding": _embedding(answered.width)}
+        return FaceModel(analyzer, about, point=point)
+    from fusiform.serve.insight import painter_of
+
+    encoder = analyzer.encoder
+    run = own if (own / "config.json").is_file() else own.parent
+    about |= {"name": encoder.name, "recipe": str(encoder.card.get("recipe", ""))}
+    about |= {"embedding": _embedding(encoder.vit.config.width)}
+    return FaceModel(analyzer, about, encoder, painter_of(run, encoder), point)
+
+
+def _embedding(width: int | None) -> dict[str, Any] | None:
+    return None if width is None else {"width": width, "length": 1, "compare": "cosine"}
 
 
 def _point(folder: Path, encoder_sha256: str, features: str) -> Point | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fusiform.errors import ConfigError
 
 FORM_BYTES = 16_384
 """That part headers and boundaries may add to the photos of a form."""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -34,6 +36,13 @@ class Limits:
     """Bytes of all bodies that are held, in megabytes."""
     waiting_megapixels: float = 100.0
     """Pixels that are decoded and not answered; above it, photos wait as files. 100 megapixels are 300 MB."""
+    client_open: int = 16
+    """Requests of one client at any time, from the head to the end of the answer; one more gets 429. A client is an
+    address, of IPv6 a network of /64; behind a proxy see --trust-proxy."""
+    client_rate: float = 0.0
+    """Requests a second that one client may send in the long run; 0: as many as are answered."""
+    client_burst: int = 20
+    """Requests that a client may send at once where `client_rate` is set."""
     connections: int = 512
     """Connections at any time. Where there are more, the oldest that has not sent a whole request is closed."""
     batch: int = 8
@@ -60,9 +69,19 @@ class Limits:
         for name in (*positive, "head_timeout", "decoder_mb", "drain"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}", expected="a number above 0")
-        for name in ("open_requests", "uploads", "connections", "batch", "decoders", "faces"):
+        for name in (
+            "open_requests",
+            "uploads",
+            "connections",
+            "batch",
+            "decoders",
+            "faces",
+            *("client_open", "client_burst"),
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"limits.{name} is {getattr(self, name)}", expected="1 or more")
+        if not 0 <= self.client_rate < float("inf"):
+            raise ConfigError(f"limits.client_rate is {self.client_rate}", expected="0 (no bound) or a number above it")
         if not 0 <= self.gather_ms <= 1000:
             raise ConfigError(f"limits.gather_ms is {self.gather_ms}", expected="0 to 1000")
         if self.bodies_mb < self.body_mb:
@@ -104,6 +123,8 @@ class Access:
     """What X-API-Key or `Authorization: Bearer` must hold; None: everybody may ask."""
     runs: Path | None = None
     """Folder whose runs and reports are shown, read only."""
+    proxies: tuple[Network, ...] = ()
+    """Whose X-Forwarded-For says who the client is."""
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Of this process: what it signs addresses of reports with."""
 
@@ -118,13 +139,37 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def proxies_of(words: Sequence[str]) -> tuple[Network, ...]:
+    """Addresses and networks of proxies, such as 10.0.0.7 and 10.0.0.0/24.
+
+    Raises:
+        ConfigError: one is neither.
+    """
+    found = []
+    for word in words:
+        try:
+            found.append(ipaddress.ip_network(word.strip()))
+        except ValueError as error:
+            raise ConfigError(
+                f"--trust-proxy '{word}' is no address and no network ({error})", expected="10.0.0.7, or 10.0.0.0/24"
+            ) from error
+    return tuple(found)
+
+
 def access_for(
-    host: str, *, key: str | None, no_key: bool, allowed: tuple[str, ...] = (), runs: Path | None = None
+    host: str,
+    *,
+    key: str | None,
+    no_key: bool,
+    allowed: tuple[str, ...] = (),
+    runs: Path | None = None,
+    proxies: tuple[str, ...] = (),
 ) -> Access:
     """Who may ask a service bound to `host`.
 
     Raises:
-        ConfigError: others than this machine could ask, and there is neither a key nor --no-key.
+        ConfigError: others than this machine could ask, and there is neither a key nor --no-key; or a proxy is named
+            that is no address.
     """
     if key is not None and (len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key):
         raise ConfigError(
@@ -142,4 +187,4 @@ def access_for(
             do="export FUSIFORM_API_KEY=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')",
         )
     names = (*LOOPBACK_NAMES, host, *allowed) if local or allowed else ()
-    return Access(tuple(dict.fromkeys(names)), key, runs)
+    return Access(tuple(dict.fromkeys(names)), key, runs, proxies_of(proxies))

@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import time
 from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from fusiform.serve.clients import Clients, client_of
 from fusiform.serve.meters import Meters
 from fusiform.serve.problems import MEDIA_TYPE, problem
 from fusiform.serve.settings import Access
@@ -20,6 +22,7 @@ from fusiform.serve.shelf import admits
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+logger = logging.getLogger(__name__)
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "frame-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -36,14 +39,19 @@ HEADERS: Mapping[str, str] = {
 }
 LINGER_SECONDS, LINGER_BYTES = 10.0, 64_000_000
 OPEN_PATHS = ("/", "/healthz", "/readyz")
-"""What needs no key; and what is below /static/: the page, which asks for the key itself."""
+"""What needs no key and is not counted; and what is below /static/: the page, which asks for the key itself."""
+
+
+Refusal = tuple[int, dict[str, Any], dict[str, str]]
+"""Status, body and headers."""
 
 
 class Shield:
-    """Checks a request's host, origin and key before it reaches the service, and seals the answer's headers."""
+    """Checks a request's host, origin, client and key before it reaches the service, and seals the answer's headers."""
 
-    def __init__(self, app: ASGIApp, access: Access, meters: Meters, paths: tuple[str, ...]) -> None:
-        self.app, self.access, self.meters, self.paths = app, access, meters, paths
+    def __init__(self, app: ASGIApp, access: Access, meters: Meters, paths: tuple[str, ...], clients: Clients) -> None:
+        self.app, self.access, self.meters, self.paths, self.clients = app, access, meters, paths, clients
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,10 +90,16 @@ class Shield:
             ends = message["type"] == "http.response.body" and not message.get("more_body", False)
             await (lingering(message) if ends and not arrived and _has_body(scope) else send(message))
 
-        refused = self._refusal(scope)
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        counts = not _is_open(scope["path"])
+        client = self._client(scope)
+        # a client is counted before its key is looked at: keys are not to be guessed at any speed
+        refused = self._foreign(scope, headers) or (self._too_much(client, headers) if counts else None)
+        refused = refused or self._without_key(scope, headers)
         try:
             if refused is None:
-                await self.app(scope, received, sealed)
+                with self.clients.open(client) if counts else nullcontext():
+                    await self.app(scope, received, sealed)
             else:
                 await _answer(sealed, *refused)
                 self.meters.refusals.labels(refused[1]["reason"]).inc()
@@ -94,8 +108,25 @@ class Shield:
             self.meters.requests.labels(known, str(status)).inc()
             self.meters.seconds.labels(known).observe(time.monotonic() - began)
 
-    def _refusal(self, scope: Scope) -> tuple[int, dict[str, Any], dict[str, str]] | None:
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    def _client(self, scope: Scope) -> str:
+        """Who asks, by address."""
+        peer = (scope.get("client") or ("",))[0]
+        # several headers of the name are one list, in their order
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+        return client_of(peer, ",".join(forwarded), self.access.proxies)
+
+    def _too_much(self, client: str, headers: Mapping[bytes, str]) -> Refusal | None:
+        found = self.clients.ask(client)
+        if found is None:
+            return None
+        if b"x-forwarded-for" in headers and not self.access.proxies and not self._warned:
+            self._warned = True
+            logger.warning("all clients of a proxy count as one, and asked too much: name the proxy with --trust-proxy")
+        again = f"ask again in {found.seconds} s"
+        said = problem(429, "too-many-requests", found.what, expected=found.expected, do=again)
+        return 429, said, {"Retry-After": str(found.seconds)}
+
+    def _foreign(self, scope: Scope, headers: Mapping[bytes, str]) -> Refusal | None:
         host = headers.get(b"host", "")
         if self.access.hosts and _name(host) not in self.access.hosts:
             said = problem(
@@ -114,8 +145,11 @@ class Shield:
                 403, "foreign-origin", "A web page of another origin asked", expected="the service's own page"
             )
             return 403, said, {}
+        return None
+
+    def _without_key(self, scope: Scope, headers: Mapping[bytes, str]) -> Refusal | None:
         path = scope["path"]
-        if self.access.key is None or path in OPEN_PATHS or path.startswith("/static/"):
+        if self.access.key is None or _is_open(path):
             return None
         if path.startswith("/v1/runs/") and scope["method"] == "GET":
             [ticket] = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[:1]
@@ -131,6 +165,10 @@ class Shield:
             expected="the header X-API-Key, or Authorization: Bearer",
         )
         return 401, said, {"WWW-Authenticate": "Bearer"}
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith("/static/")
 
 
 def _has_body(scope: Scope) -> bool:

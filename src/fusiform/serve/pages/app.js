@@ -377,6 +377,8 @@ async function introduce() {
     [model] = said.models;
     const heads = model.heads.map((head) => head.task);
     $("model").textContent = `${model.name}: ${heads.length ? heads.join(", ") : "no trained heads"}; encoder ${model.encoder_sha256.slice(0, 12)}`;
+    $("compare-go").disabled = !model.embedding;
+    $("no-compare").hidden = Boolean(model.embedding);
     for (const box of layers) {
       const needed = { parsing: "parsing", attention: "attention" }[box.dataset.layer];
       box.parentElement.hidden = (needed && !model.pictures.includes(needed))

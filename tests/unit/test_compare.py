@@ -23,6 +23,7 @@ from fusiform.errors import ConfigError, DataError
 from fusiform.faces.shards import StoredFace, commit_chunk, finish_set
 from fusiform.measurement import Crop
 from fusiform.recipes import find
+from fusiform.run import Run
 
 SMALL = (
     "vit.image_size=16,vit.patch_size=8,vit.width=16,vit.depth=2,vit.heads=2,method.decoder_width=16,"
@@ -205,6 +206,19 @@ def test_a_teacher_of_its_own_is_paid_from_the_budget(faces, tmp_path):
     assert spent["pretrain"][:2] == ("mcf-quick", 200)
     assert spent["pretrain"][2] == str(folder.folder / "teacher")
     assert folder.noted("spent")["teacher_faces"] == 200
+
+
+def test_fewer_people_are_seen_more_often_within_the_same_budget(faces, tmp_path):
+    half = f"half=mae-face-quick:{SMALL},data.people=true,data.share_of_people=0.5"
+    plan = plan_of(CompareFlags(arms=("untrained", half), out=tmp_path, data=(faces,), rendered=faces, faces=96))
+    arm = plan.arms[1]
+    cell = CellFolder(plan.folder(arm, 0), running.about(plan, arm, 0))
+    running.train(plan, arm, 0, cell)
+    run = cell.folder / "run"
+    drawn = json.loads((run / "config.json").read_text())["notes"]["people"]
+    assert drawn["faces_of_people_not_drawn"] > 0
+    steps = [row["step"] for row in Run.read_log(run) if "loss" in row]
+    assert len(steps) == cell.noted("spent")["steps"] == 96 / 8
 
 
 def test_an_arm_starts_from_a_run_of_its_own_or_from_one_that_is_there(faces, tmp_path):

@@ -24,6 +24,7 @@ from fusiform.engine import pretrain
 from fusiform.errors import ConfigError
 from fusiform.evaluate import evaluate, learns
 from fusiform.faces.faceset import FaceSet
+from fusiform.faces.people import chosen
 from fusiform.measurement import Crop
 from fusiform.protocols import FineTune, settings
 from fusiform.run import Run
@@ -34,7 +35,7 @@ from fusiform.watching import Watch
 
 Say = Callable[[str], None]
 SCRATCH_EPOCHS = 50
-FROM_SCRATCH = FineTune(epochs=SCRATCH_EPOCHS, layer_decay=1.0)
+FROM_SCRATCH = FineTune(epochs=SCRATCH_EPOCHS, layer_decay=1.0, begin="mean")
 """The supervised baseline: no block has learned anything that a smaller learning rate would keep."""
 
 
@@ -267,8 +268,9 @@ def _pretrain(
     split = "train" if len(training_rows(plan.faces)) < len(plan.faces) else "all"
     recipe = replace(recipe, data=replace(recipe.data, split=split))
     step = flops.cost(recipe).of_step(recipe)
-    recipe = within(recipe, budget, step_flops=step, faces=len(training_rows(plan.faces)), seed=seed)
-    steps = round(recipe.optim.epochs * (len(training_rows(plan.faces)) // recipe.optim.faces_per_step))
+    faces = len(chosen(plan.faces, recipe.data, seed).rows)
+    recipe = within(recipe, budget, step_flops=step, faces=faces, seed=seed)
+    steps = round(recipe.optim.epochs * (faces // recipe.optim.faces_per_step))
     spent = {
         "steps": float(steps),
         "faces": float(steps * recipe.optim.faces_per_step),

@@ -7,7 +7,6 @@ folder with the full set (or any other of the same format).
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numbers_of import Stored, cases, config_of, load, load_json, relative, under
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ from fusiform.clock import Clock, Cosine
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError
 from fusiform.faces.mixup import mixed
-from fusiform.methods.lafs import LAFS, LandmarkSets, Temperatures
+from fusiform.methods.lafs import DENSE, LAFS, LandmarkSets, Temperatures
 from fusiform.nn.dino_head import DINOHead
 from fusiform.nn.landmark_cnn import LandmarkCNN, released_coordinates
 from fusiform.nn.landmark_patches import RELEASED_SHIFT, drawn, grid_landmarks, sample_patches
@@ -34,37 +34,15 @@ from fusiform.recipes.lafs import FVIT_SIZES, landmark_weight
 from fusiform.weights.lafs import encoder_state, head_state, landmark_state, our_name, vit_config
 
 EXACT = 1e-6
-Stored = dict[str, np.ndarray]
-
-
-def load(folder: Path, name: str) -> Stored:
-    path = folder / f"{name}.npz"
-    if not path.exists():
-        pytest.skip(f"no {path.name} in {folder}")
-    with np.load(path, allow_pickle=False) as stored:
-        return {key: stored[key] for key in stored.files}
-
-
-def config_of(stored: Stored) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(str(stored["config_json"]))
-    return config
-
-
-def under(stored: Stored, prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in stored.items() if k.startswith(prefix)}
 
 
 def double(stored: Stored, key: str) -> Tensor:
     return torch.from_numpy(stored[key]).double()
 
 
-def relative(ours: Tensor | float, theirs: Tensor | np.ndarray) -> float:
-    stored = torch.as_tensor(theirs).detach().double()
-    return float((torch.as_tensor(ours).detach().double() - stored).norm() / stored.norm().clamp_min(1e-30))
-
-
 def shape(config: dict[str, Any], *, cnn: bool = False) -> ViTConfig:
-    assert config["attn_scale"] == "dim**-0.5"
+    assert config["num_patches"] == (config["image"] // config["patch"]) ** 2
+    scaled_by = {"dim**-0.5": config["dim"], "head_dim**-0.5": config["head_dim"]}[config["attn_scale"]]
     return ViTConfig(
         image_size=config["image"],
         patch_size=config["patch"],
@@ -72,7 +50,7 @@ def shape(config: dict[str, Any], *, cnn: bool = False) -> ViTConfig:
         depth=config["depth"],
         heads=config["heads"],
         head_width=config["head_dim"],
-        attention_scale=config["dim"] ** -0.5,
+        attention_scale=scaled_by**-0.5,
         qkv_bias=False,
         norm_eps=config["ln_eps"],
         mlp_ratio=config["mlp_dim"] / config["dim"],
@@ -104,8 +82,9 @@ def upright(tokens: Tensor, patch: int) -> Tensor:
 # --- patches ---------------------------------------------------------------------------------------------------------
 
 
-def test_patches_at_landmarks_and_their_gradients(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_sampling")
+@pytest.mark.parametrize("name", cases("lafs_", "cotangent"))
+def test_patches_at_landmarks_and_their_gradients(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
     patch = config_of(stored)["patch"]
     images, landmarks = (double(stored, k).requires_grad_() for k in ("img", "landmarks"))
     tokens = sample_patches(images, landmarks + RELEASED_SHIFT, patch, transposed=True)
@@ -117,16 +96,17 @@ def test_patches_at_landmarks_and_their_gradients(fixtures_dir: Path) -> None:
     assert landmarks.grad is not None
     if "grad_img" in stored:
         assert relative(images.grad, stored["grad_img"]) < EXACT
-    smooth = torch.ones(landmarks.shape[:2], dtype=torch.bool)
     # samples exactly on pixel centres have one-sided derivatives
-    on_centres = ((landmarks.detach() - 0.5) % 1 == 0).any(-1)
-    assert relative(landmarks.grad[smooth & ~on_centres], double(stored, "grad_landmarks")[~on_centres]) < EXACT
+    smooth = ((landmarks.detach() - patch / 2 - 0.5) % 1 != 0).all(-1)
+    assert smooth.any()
+    assert relative(landmarks.grad[smooth], double(stored, "grad_landmarks")[smooth]) < EXACT
     ours = sample_patches(images, landmarks + RELEASED_SHIFT, patch)
     assert torch.equal(upright(ours, patch), tokens)
 
 
-def test_a_ramp_shows_the_release_half_a_pixel_aside(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_sampling")
+@pytest.mark.parametrize("name", cases("lafs_", "ramp_center_xy"))
+def test_a_ramp_shows_the_release_half_a_pixel_aside(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
     config = config_of(stored)
     side, patch = config["image"], config["patch"]
     centre = double(stored, "ramp_center_xy").view(1, 1, 2)
@@ -142,8 +122,9 @@ def test_landmarks_on_a_grid_cut_the_grid_s_patches() -> None:
     assert torch.allclose(tokens, patchify(images, 8), atol=1e-5)
 
 
-def test_grid_landmarks_of_the_release(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_standcoord")
+@pytest.mark.parametrize("name", cases("lafs_", "plain/emb"))
+def test_grid_landmarks_of_the_release(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
     config = config_of(stored)
     vit = encoder(config, under(stored, "sd/"), transposed=False)
     images, count = double(stored, "x"), round(config["num_patches"] ** 0.5)
@@ -166,7 +147,7 @@ def test_grid_landmarks_of_the_release(fixtures_dir: Path) -> None:
 # --- fViT, Part-fViT, CosFace ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lafs_fvit", "lafs_partfvit"])
+@pytest.mark.parametrize("name", cases("lafs_", "ysoft"))
 def test_recognition_forward_loss_and_gradients(name: str, fixtures_dir: Path) -> None:
     stored = load(fixtures_dir, name)
     if "x" not in stored:
@@ -212,7 +193,7 @@ def test_recognition_forward_loss_and_gradients(name: str, fixtures_dir: Path) -
     assert checked == len(gradients) + 1
 
 
-@pytest.mark.parametrize("name", ["lafs_fvit", "lafs_partfvit"])
+@pytest.mark.parametrize("name", cases("lafs_", "ysoft"))
 def test_recognition_loss_of_given_embeddings(name: str, fixtures_dir: Path) -> None:
     stored = load(fixtures_dir, name)
     config = config_of(stored)
@@ -224,10 +205,11 @@ def test_recognition_loss_of_given_embeddings(name: str, fixtures_dir: Path) -> 
         assert relative(soft_cross_entropy(ours, y), stored[loss]) < EXACT
 
 
-def test_any_number_of_tokens(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_fvit")
-    if "sd/pos_embedding" not in stored:
-        pytest.skip("the extract has no network")
+@pytest.mark.parametrize("name", cases("lafs_", "ysoft"))
+def test_any_number_of_tokens(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
+    if "sd/pos_embedding" not in stored or config_of(stored)["landmark_cnn"]:
+        pytest.skip("no network, or one that cuts its patches itself")
     vit = encoder(config_of(stored), under(stored, "sd/"), transposed=False)
     counts = [int(key.removeprefix("toks")) for key in stored if key.startswith("toks")]
     assert counts
@@ -239,8 +221,9 @@ def test_any_number_of_tokens(fixtures_dir: Path) -> None:
             assert relative(last, stored["trans_out"]) < EXACT
 
 
-def test_an_imported_encoder_finds_its_own_landmarks(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_partfvit")
+@pytest.mark.parametrize("name", cases("lafs_", "stn_feat"))
+def test_an_imported_encoder_finds_its_own_landmarks(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
     config = config_of(stored)
     vit = encoder(config, under(stored, "sd/"), transposed=True, cnn=True)
     images = torch.randint(0, 256, (2, 3, config["image"], config["image"]), dtype=torch.uint8)
@@ -250,9 +233,10 @@ def test_an_imported_encoder_finds_its_own_landmarks(fixtures_dir: Path) -> None
     assert relative(vit(images), vit.encode(patches)) < EXACT
 
 
+@pytest.mark.parametrize("name", cases("lafs_", "noise_global_unit"))
 @torch.no_grad()
-def test_landmark_views(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_landmark_views")
+def test_landmark_views(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
     config = config_of(stored)
     weights = under(load(fixtures_dir, config["landmark_cnn"]), "sd/")
     cnn = LandmarkCNN(config["num_patches"], config["image"])
@@ -275,14 +259,9 @@ def test_landmark_views(fixtures_dir: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["part_fvit", "ssl_student", "ssl_teacher"])
 def test_names_of_full_size_checkpoints(kind: str, fixtures_dir: Path) -> None:
-    path = fixtures_dir / "lafs_key_layout.json"
-    if not path.exists():
-        pytest.skip(f"no {path.name}")
+    layout = load_json(fixtures_dir, "lafs_key_layout")[kind]
     with torch.device("meta"):
-        released = {
-            k: torch.empty(v, dtype=torch.int64 if not v else None)
-            for k, v in json.loads(path.read_text())[kind].items()
-        }
+        released = {k: torch.empty(v, dtype=torch.int64 if not v else None) for k, v in layout.items()}
         state = encoder_state(released)
         config = vit_config(state)
         ViT(config).to("meta").load_state_dict(state, strict=True)
@@ -359,16 +338,18 @@ def sets_of(stored: Stored) -> list[Tensor]:
     return [double(stored, f"view{i}") for i in range(count)]
 
 
-def test_distillation_loss_temperature_and_centre(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_dino_step")
+@pytest.mark.parametrize("name", cases("lafs_", "center0"))
+def test_distillation_loss_temperature_and_centre(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
     config = config_of(stored)
     sets = sets_of(stored)
-    assert len(sets) == config["global_views"] + config["local_views"]
+    assert config["global_views"] == DENSE
+    assert len(sets) == DENSE + config["local_views"]
     for epoch in config["epochs_checked"]:
         method = lafs(stored, config)
         with torch.no_grad():
-            teacher = method.look(method.teacher.module, method.teacher_head, [sets[:2]])
-            student = method.look(method.encoder, method.head, [sets[:2], sets[2:]], at(epoch, config))
+            teacher = method.look(method.teacher.module, method.teacher_head, [sets[:DENSE]])
+            student = method.look(method.encoder, method.head, [sets[:DENSE], sets[DENSE:]], at(epoch, config))
         assert relative(teacher.flatten(0, 1), stored["teacher_out"]) < EXACT
         assert relative(student.flatten(0, 1), stored["student_out"]) < EXACT
         assert method.temperatures.at(epoch) == pytest.approx(float(stored[f"e{epoch}/teacher_temp"]), rel=1e-9)
@@ -378,8 +359,9 @@ def test_distillation_loss_temperature_and_centre(fixtures_dir: Path) -> None:
         assert relative(method.centre, stored[f"e{epoch}/center_new"]) < EXACT
 
 
-def test_distillation_step(fixtures_dir: Path) -> None:
-    stored = load(fixtures_dir, "lafs_dino_step")
+@pytest.mark.parametrize("name", cases("lafs_", "center0"))
+def test_distillation_step(name: str, fixtures_dir: Path) -> None:
+    stored = load(fixtures_dir, name)
     config = config_of(stored)
     method = lafs(stored, config)
     clock = at(config["grad_epoch"], config)

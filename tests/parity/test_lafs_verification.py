@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numbers_of import Stored, cases, config_of, load
 
 from fusiform import metrics
 
 
-@pytest.fixture(scope="module")
-def fixture(fixtures_dir: Path) -> dict[str, np.ndarray]:
-    path = fixtures_dir / "lafs_verification.npz"
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+@pytest.fixture(scope="module", params=cases("lafs_", "ijb_raw"))
+def fixture(request: pytest.FixtureRequest, fixtures_dir: Path) -> Stored:
+    return load(fixtures_dir, request.param)
 
 
-def test_ten_folds(fixture: dict[str, np.ndarray]) -> None:
-    config = json.loads(str(fixture["config_json"]))
+def test_ten_folds(fixture: Stored) -> None:
+    config = config_of(fixture)
+    thresholds = -np.arange(*config["thresholds"])
     emb = fixture["emb"] / np.linalg.norm(fixture["emb"], axis=1, keepdims=True)
     distance = ((emb[::2] - emb[1::2]) ** 2).sum(1)
     accuracy, threshold = metrics.verification_accuracy_10fold(
-        -distance, fixture["issame"], folds=config["folds"], thresholds=metrics.INSIGHTFACE_THRESHOLDS
+        -distance, fixture["issame"], folds=config["folds"], thresholds=thresholds
     )
+    if config["thresholds"] == [0.0, 4.0, 0.01]:
+        assert np.array_equal(thresholds, metrics.INSIGHTFACE_THRESHOLDS)
     np.testing.assert_allclose(accuracy, fixture["fold_accuracy"], atol=1e-12)
     np.testing.assert_allclose(-threshold, fixture["fold_threshold"], atol=1e-9)
 
 
 @pytest.fixture(scope="module")
-def pooled(fixture: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def pooled(fixture: Stored) -> tuple[np.ndarray, np.ndarray]:
     original, flipped = np.split(fixture["ijb_raw"], 2, axis=1)
     return metrics.template_pool(
         original + flipped, fixture["ijb_templates"], fixture["ijb_medias"], weight=fixture["ijb_det"]
     )
 
 
-def test_templates(fixture: dict[str, np.ndarray], pooled: tuple[np.ndarray, np.ndarray]) -> None:
+def test_templates(fixture: Stored, pooled: tuple[np.ndarray, np.ndarray]) -> None:
     vectors, ids = pooled
     np.testing.assert_array_equal(ids, fixture["ijb_unique_templates"])
     published = fixture["ijb_template_feats"]
@@ -47,7 +46,7 @@ def test_templates(fixture: dict[str, np.ndarray], pooled: tuple[np.ndarray, np.
     assert np.linalg.norm(vectors - published) <= 1e-6 * np.linalg.norm(published)
 
 
-def test_pair_scores_and_rates(fixture: dict[str, np.ndarray], pooled: tuple[np.ndarray, np.ndarray]) -> None:
+def test_pair_scores_and_rates(fixture: Stored, pooled: tuple[np.ndarray, np.ndarray]) -> None:
     vectors, ids = pooled
     a, b = (np.searchsorted(ids, fixture[name]) for name in ("ijb_p1", "ijb_p2"))
     score = metrics.pair_scores(vectors, a, b)

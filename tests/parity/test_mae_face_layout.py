@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import torch
+from numbers_of import load_json
 
 from fusiform.config import VIT_SIZES
 from fusiform.nn.vit import ViT
 from fusiform.weights.plain_vit import MAE_FACE, encoder_state, vit_config
 
 
-def test_the_documented_layout_of_mae_face_fits_key_by_key(fixtures_dir):
-    documented = json.loads((fixtures_dir / "maeface_key_layout.json").read_text())
+def test_the_documented_layout_of_mae_face_fits_key_by_key(fixtures_dir: Path) -> None:
+    documented = load_json(fixtures_dir, "maeface_key_layout")
     keys = {name: torch.empty(shape, device="meta") for name, shape in documented["mae_full_keys"].items()}
     state, left_out = encoder_state(keys, MAE_FACE)
     assert vit_config(state, MAE_FACE) == VIT_SIZES["base"]

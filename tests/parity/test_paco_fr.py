@@ -7,12 +7,13 @@ weights come from each file's `config_json`; FUSIFORM_FIXTURES may name a folder
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numbers_of import Stored, cases, config_of, load, relative, set_eps, under
 from torch import Tensor
 
 from fusiform import recipes
@@ -52,7 +53,7 @@ def our_name(theirs: str) -> str:
     return ".".join([place, names[first], *rest])
 
 
-def build(config: dict, weights: dict[str, Tensor]) -> PaCoFR:
+def build(config: dict[str, Any], weights: dict[str, Tensor]) -> PaCoFR:
     weighting = config["weights"]
     settings = PaCoFRConfig(
         mask_ratio=config["mask_ratio"],
@@ -78,6 +79,8 @@ def build(config: dict, weights: dict[str, Tensor]) -> PaCoFR:
         mlp_ratio=config["mlp_ratio"],
     )
     method = settings.build(vit).double()
+    set_eps(method, config["ln_eps_blocks"])
+    method.belief_predictor.norm.eps = config["ln_eps_belief"]
     state = method.state_dict()
     named = {our_name(theirs): value.double() for theirs, value in weights.items()}
     projection, p = "encoder.patch_embed.proj.weight", config["patch"]
@@ -87,90 +90,74 @@ def build(config: dict, weights: dict[str, Tensor]) -> PaCoFR:
     return method
 
 
-def relative(ours: Tensor, theirs: np.ndarray | Tensor) -> float:
-    stored = torch.as_tensor(theirs).double()
-    return float((ours.detach().double() - stored).norm() / stored.norm().clamp_min(1e-30))
-
-
-@pytest.fixture(scope="module")
-def stored(fixtures_dir: Path) -> list[dict[str, np.ndarray]]:
-    paths = sorted(fixtures_dir.glob("paco_*.npz"))
-    if not paths:
-        pytest.skip(f"no paco_*.npz in {fixtures_dir}")
-    cases = []
-    for path in paths:
-        with np.load(path, allow_pickle=False) as archive:
-            cases.append({key: archive[key] for key in archive.files})
-    return cases
+@pytest.fixture(params=cases("paco_", "region_map"))
+def case(request: pytest.FixtureRequest, fixtures_dir: Path) -> Stored:
+    return load(fixtures_dir, request.param)
 
 
 @pytest.mark.parametrize("phase", ["incubation", "main"])
-def test_every_loss_and_every_gradient(stored, phase):
-    for case in stored:
-        config = json.loads(str(case["config_json"]))
-        method = build(config, {k[3:]: torch.from_numpy(v) for k, v in case.items() if k.startswith("sd/")})
-        patches = patchify(torch.from_numpy(case["img"]).double(), config["patch"])
-        mask = mask_from_hidden(torch.from_numpy(case["mask"]))
-        regions = torch.from_numpy(case["region_map"]).flatten().expand(len(patches), -1)
+def test_every_loss_and_every_gradient(case: Stored, phase: str) -> None:
+    config = config_of(case)
+    method = build(config, under(case, "sd/"))
+    patches = patchify(torch.from_numpy(case["img"]).double(), config["patch"])
+    mask = mask_from_hidden(torch.from_numpy(case["mask"]))
+    regions = torch.from_numpy(case["region_map"]).flatten().expand(len(patches), -1)
 
-        losses = method.losses(patches, regions, mask, incubating=phase == "incubation")
-        losses.total.backward()
+    losses = method.losses(patches, regions, mask, incubating=phase == "incubation")
+    losses.total.backward()
 
-        assert relative(losses.total, case[f"{phase}/loss"]) < TOLERANCE
-        for theirs, ours in PARTS.items():
-            assert relative(losses.parts[ours], case[f"{phase}/{theirs}"]) < TOLERANCE, ours
-        names = {our_name(k.split("/gradnorm/")[1]): k for k in case if k.startswith(f"{phase}/gradnorm/")}
-        gradients = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
-        assert names.keys() == gradients.keys()
-        for name, key in names.items():
-            assert relative(gradients[name].norm(), case[key]) < TOLERANCE, name
-
-
-def test_what_lies_between(stored):
-    for case in stored:
-        config = json.loads(str(case["config_json"]))
-        method = build(config, {k[3:]: torch.from_numpy(v) for k, v in case.items() if k.startswith("sd/")})
-        patches = patchify(torch.from_numpy(case["img"]).double(), config["patch"])
-        hidden = torch.from_numpy(case["mask"]).unsqueeze(-1)
-        logits = method.belief_predictor(patches)
-        values, candidates = logits.topk(config["candidates"], dim=-1)
-        mixed = method.codebook.mixture(logits, candidates, config["tau"])
-        tokens = method.encoder.encode(torch.where(hidden, mixed, patches))
-        ours = {
-            "logits": logits,
-            "cand": candidates,
-            "w": (values / config["tau"]).softmax(-1),
-            "target_q": nearest_codes(method.codebook.distances(patches), config["candidates"]),
-            "feats": tokens,
-            "pred": method.decoder(tokens),
-        }
-        aux = {k.split("/aux/")[1]: torch.from_numpy(v) for k, v in case.items() if k.startswith("incubation/aux/")}
-        assert aux.keys() <= ours.keys()
-        for name, theirs in aux.items():
-            assert relative(ours[name], theirs) < TOLERANCE, name
-        by_hand = (aux["w"].unsqueeze(-1) * method.codebook.codes[aux["cand"].long()]).sum(-2)
-        assert relative(mixed, by_hand.detach()) < TOLERANCE
+    assert relative(losses.total, case[f"{phase}/loss"]) < TOLERANCE
+    for theirs, ours in PARTS.items():
+        assert relative(losses.parts[ours], case[f"{phase}/{theirs}"]) < TOLERANCE, ours
+    names = {our_name(k.split("/gradnorm/")[1]): k for k in case if k.startswith(f"{phase}/gradnorm/")}
+    gradients = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
+    assert names.keys() == gradients.keys()
+    for name, key in names.items():
+        assert relative(gradients[name].norm(), case[key]) < TOLERANCE, name
 
 
-def test_regions_of_the_whole_crop(stored):
+def test_what_lies_between(case: Stored) -> None:
+    config = config_of(case)
+    method = build(config, under(case, "sd/"))
+    patches = patchify(torch.from_numpy(case["img"]).double(), config["patch"])
+    hidden = torch.from_numpy(case["mask"]).unsqueeze(-1)
+    logits = method.belief_predictor(patches)
+    values, candidates = logits.topk(config["candidates"], dim=-1)
+    mixed = method.codebook.mixture(logits, candidates, config["tau"])
+    tokens = method.encoder.encode(torch.where(hidden, mixed, patches))
+    ours = {
+        "logits": logits,
+        "cand": candidates,
+        "w": (values / config["tau"]).softmax(-1),
+        "target_q": nearest_codes(method.codebook.distances(patches), config["candidates"]),
+        "feats": tokens,
+        "pred": method.decoder(tokens),
+    }
+    aux = {k.split("/aux/")[1]: torch.from_numpy(v) for k, v in case.items() if k.startswith("incubation/aux/")}
+    assert aux.keys() <= ours.keys()
+    for name, theirs in aux.items():
+        assert relative(ours[name], theirs) < TOLERANCE, name
+    by_hand = (aux["w"].unsqueeze(-1) * method.codebook.codes[aux["cand"].long()]).sum(-2)
+    assert relative(mixed, by_hand.detach()) < TOLERANCE
+
+
+def test_regions_of_the_whole_crop(case: Stored) -> None:
     points = [[x / 112, y / 112] for x, y in template("arcface", 112).points]
-    for case in stored:
-        grid = json.loads(str(case["config_json"]))["grid"]
-        ours = region_map(points, grid, [[0, 0, 1, 1]], [False])
-        assert np.array_equal(ours[0], case["region_map"].ravel())
+    grid = config_of(case)["grid"]
+    ours = region_map(points, grid, [[0, 0, 1, 1]], [False])
+    assert np.array_equal(ours[0], case["region_map"].ravel())
 
 
-def test_masks_are_whole_regions_but_for_one(stored):
-    for case in stored:
-        config = json.loads(str(case["config_json"]))
-        regions = case["region_map"].ravel()
-        for hidden in case["mask"]:
-            assert hidden.sum() == round(hidden.size * config["mask_ratio"])
-            shares = [hidden[regions == region].mean() for region in np.unique(regions)]
-            assert sum(0 < share < 1 for share in shares) <= 1
+def test_masks_are_whole_regions_but_for_one(case: Stored) -> None:
+    config = config_of(case)
+    regions = case["region_map"].ravel()
+    for hidden in case["mask"]:
+        assert hidden.sum() == round(hidden.size * config["mask_ratio"])
+        shares = [hidden[regions == region].mean() for region in np.unique(regions)]
+        assert sum(0 < share < 1 for share in shares) <= 1
 
 
-def test_the_recipe_has_the_settings_of_our_reading():
+def test_the_recipe_has_the_settings_of_our_reading() -> None:
     recipe = recipes.find("paco-fr")
     method = recipe.method
     assert (method.codes, method.candidates, method.temperature, method.mask_ratio) == (2048, 4, 1.0, 0.5)

@@ -19,6 +19,7 @@ from fusiform.tasks.binned_verification import BinnedVerification
 from fusiform.tasks.expression import Expression
 from fusiform.tasks.face_attributes import FaceAttributes
 from fusiform.tasks.forgery import Forgery
+from fusiform.tasks.gaze import Gaze
 from fusiform.tasks.head_pose import HeadPose
 from fusiform.tasks.parsing import Parsing
 from fusiform.tasks.sets import ijb, insightface, oulu
@@ -45,6 +46,8 @@ TASKS: Mapping[tuple[str, ...], Make] = {
     **{(name,): lambda r, i, n=name: [Parsing(dataset=n, root=r, incomplete=i)] for name in parsing.PUBLIC},  # type: ignore[misc]
     ("300w-lp", "aflw2000-3d"): lambda r, i: [HeadPose(r, dataset="aflw2000-3d", incomplete=i)],
     ("300w-lp", "biwi"): lambda r, i: [HeadPose(r, dataset="biwi", incomplete=i)],
+    ("mpiifacegaze",): lambda r, i: [Gaze(r, dataset="mpiifacegaze", incomplete=i)],
+    ("gaze360",): lambda r, i: [Gaze(r, dataset="gaze360", incomplete=i)],
     ("celeba",): lambda r, i: [FaceAttributes("celeba", r, incomplete=i)],
     ("lfwa",): lambda r, i: [FaceAttributes("lfwa", r, incomplete=i)],
     ("maad-face",): lambda r, i: [FaceAttributes("maad-face", r, incomplete=i)],

@@ -23,6 +23,7 @@ from fusiform.tasks.alignment import Alignment
 from fusiform.tasks.attributes import Attributes
 from fusiform.tasks.binned_verification import BinnedVerification
 from fusiform.tasks.expression import Expression
+from fusiform.tasks.gaze import Gaze
 from fusiform.tasks.head_pose import HeadPose
 from fusiform.tasks.identification import Identification
 from fusiform.tasks.parsing import Parsing
@@ -77,7 +78,8 @@ def cells(
         rendered: set with exact labels; without one its tasks are left out.
         root: folder of the photo sets; FUSIFORM_DATA by default.
         learned: protocol of the tasks that fit a head; the others compare embeddings.
-        names: only these tasks. ConfigError for a name that is none.
+        names: only these tasks; gaze on rendered faces is measured only where it is named. ConfigError for a name that
+            is none.
         incomplete: accept public sets whose counts are not the official ones.
     """
     tasks: list[Task] = [
@@ -98,7 +100,9 @@ def cells(
             Affect(path=rendered),
             Age(path=rendered),
         ]
-    known = {task.name for task in tasks}
+        if Gaze.name in names:  # where it is asked for: comparisons that exist do not change by it
+            tasks.append(Gaze(path=rendered))
+    known = {task.name for task in tasks} | ({Gaze.name} if rendered is not None else set())
     for name in names:
         if name not in known:
             raise ConfigError(f"There is no task '{name}' here", do=did_you_mean(name, known))

@@ -653,6 +653,7 @@ def test_the_sets_that_are_there_decide_which_tasks_there_are(built: Built, tmp_
         "alignment",
         "parsing",
         "head-pose",
+        "gaze",
     }
     assert wanted >= {each.name for each in layouts() if tasks & set(each.tasks)}
 

@@ -31,9 +31,11 @@ from fusiform.metrics.pairs import hter as hter
 from fusiform.metrics.pairs import tar_at_far as tar_at_far
 from fusiform.metrics.pairs import tars_at_fars as tars_at_fars
 from fusiform.metrics.pairs import verification_accuracy_10fold as verification_accuracy_10fold
+from fusiform.metrics.pose import angular_degrees as angular_degrees
 from fusiform.metrics.pose import euler_degrees as euler_degrees
 from fusiform.metrics.pose import euler_errors_degrees as euler_errors_degrees
 from fusiform.metrics.pose import euler_mae_degrees as euler_mae_degrees
+from fusiform.metrics.pose import gaze_directions as gaze_directions
 from fusiform.metrics.pose import geodesic_degrees as geodesic_degrees
 from fusiform.metrics.pose import rotation_matrices as rotation_matrices
 from fusiform.metrics.search import Searches as Searches

@@ -1,4 +1,7 @@
-"""Errors of head pose, in degrees: yaw + is the subject's left, pitch + is up, roll + is clockwise for the viewer."""
+"""Errors of head pose and gaze, in degrees.
+
+yaw + is the subject's left, pitch + is up, roll + is clockwise for the viewer.
+"""
 
 from __future__ import annotations
 
@@ -91,3 +94,34 @@ def euler_mae_degrees(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike
     errors = euler_errors_degrees(prediction, truth)
     w = weights_of(weight, len(errors))
     return ratio((w[w > 0, None] * errors[w > 0]).sum(0), w.sum())
+
+
+def gaze_directions(angles: ArrayLike) -> Floats:
+    """(N, 2) yaw and pitch in degrees -> (N, 3) unit vectors, x right, y up, z to the viewer: where a face of that yaw
+    and pitch looks, the third column of `rotation_matrices`. (0, 0) looks into the camera."""
+    given = np.asarray(angles, float)
+    if given.ndim != 2 or given.shape[1] != 2:
+        raise ValueError(f"angles of shape {given.shape}, expected (N, 2)")
+    return rotation_matrices(np.column_stack([given, np.zeros(len(given))]))[:, :, 2]
+
+
+def angular_degrees(prediction: ArrayLike, truth: ArrayLike) -> Floats:
+    """Angle between two directions -> (N,) in [0, 180]; their lengths do not matter.
+
+    The error of gaze (Zhang et al., "Appearance-Based Gaze Estimation in the Wild", 2015). atan2(|p x t|, p.t):
+    accurate at 0 and at 180, where the usual acos(p.t / |p||t|) loses half the digits.
+
+    Args:
+        prediction, truth: each (N, 3). nan, or a direction of length 0, gives nan.
+
+    Raises:
+        ValueError: other shapes.
+    """
+    p, t = np.asarray(prediction, float), np.asarray(truth, float)
+    if p.shape != t.shape or p.ndim != 2 or p.shape[1] != 3:
+        raise ValueError(f"directions of shapes {p.shape} and {t.shape}, expected (N, 3) twice")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p, t = (v / np.abs(v).max(1, keepdims=True) for v in (p, t))  # squares of tiny and huge ones stay finite
+        p, t = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (p, t))
+        angle: Floats = np.degrees(np.arctan2(np.linalg.norm(np.cross(p, t), axis=1), (p * t).sum(1)))
+    return angle

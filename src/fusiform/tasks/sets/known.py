@@ -9,6 +9,7 @@ from fusiform.tasks.sets.layout import SetLayout
 
 READERS: tuple[str, ...] = (
     *("w300", "wflw", "aflw19", "cofw", "lapa", "celebamask", "lp300w", "biwi"),
+    *("mpiifacegaze", "gaze360"),
     *("celeba", "lfwa", "maad", "raf_db", "affectnet", "ferplus", "bp4d", "disfa", "aff_wild2", "utkface", "morph"),
     *("faceforensics", "celeb_df", "oulu", "insightface", "ijb"),
 )

@@ -26,6 +26,8 @@ class IngredientsConfig:
     """Views of each face; each is masked and reconstructed by itself."""
     mask_ratio: float = 0.75
     """Share of patches that are hidden."""
+    mask: Literal["patches", "blocks", "regions"] = "patches"
+    """What is hidden: single patches (MAE-Face), rectangles (CAMD), parts of the face (PaCo-FR)."""
     decoder_width: int = 96
     """Channels of the decoder."""
     decoder_depth: int = 2

@@ -12,10 +12,12 @@ from bench.ingredients import oriented_gradients
 from fusiform.batch import FaceBatch
 from fusiform.clock import Clock
 from fusiform.config import ViTConfig
+from fusiform.faces.align import template
 from fusiform.methods.method import Losses, Method
 from fusiform.nn.decoder import PixelDecoder
-from fusiform.nn.masking import RandomMasker
+from fusiform.nn.masking import BlockMasker, Mask, RandomMasker
 from fusiform.nn.mlp_heads import BatchNormMlp
+from fusiform.nn.regions import RegionMasker, region_map
 from fusiform.nn.teacher import Teacher
 from fusiform.nn.vit import ViT
 from fusiform.objectives import info_nce, masked_pixels, normalise_patches
@@ -41,7 +43,6 @@ class Ingredients(Method):
             depth=config.decoder_depth,
             heads=3,
         )
-        self.masker = RandomMasker(config.mask_ratio)
         self.to_pixels, self.decoder.decoder_pred = self.decoder.decoder_pred, nn.Identity()  # type: ignore[assignment]
         if config.gradients:
             self.to_gradients = nn.Linear(config.decoder_width, 36)
@@ -55,7 +56,7 @@ class Ingredients(Method):
 
     def forward(self, batch: FaceBatch, clock: Clock) -> Losses:
         images = batch.images[:, : self.views].transpose(0, 1).flatten(0, 1)
-        mask = self.masker(len(images), self.encoder.config.patches, clock.stream("mask"), images.device)
+        mask = self.mask(batch, clock.stream("mask"))
         patches = self.encoder.patches(images)
         tokens = self.encoder.encode(patches, mask.keep)
         said = self.decoder(tokens, mask)
@@ -80,6 +81,17 @@ class Ingredients(Method):
             parts["agreement"] = self.agreement(tokens[:, 1:].mean(1))
             total = total + self.config.weight * parts["agreement"]
         return Losses(total=total, parts={name: value.detach() for name, value in parts.items()})
+
+    def mask(self, batch: FaceBatch, seed: int) -> Mask:
+        """Of all views, the first ones first."""
+        grid, ratio, faces = self.encoder.config.grid, self.config.mask_ratio, len(batch.images) * self.views
+        if self.config.mask == "regions":
+            points = [[x / 112, y / 112] for x, y in template(batch.template, 112).points]
+            boxes, flipped = (v[:, : self.views].transpose(0, 1).flatten(0, 1) for v in (batch.boxes, batch.flipped))
+            ids = region_map(points, grid, boxes.cpu(), flipped.cpu())
+            return RegionMasker(ratio)(ids, seed, batch.images.device)
+        masker = RandomMasker(ratio) if self.config.mask == "patches" else BlockMasker(ratio, smallest=4)
+        return masker(faces, grid * grid, seed, batch.images.device)
 
     def agreement(self, faces: Tensor) -> Tensor:
         """Of the vectors (2 B, D) of first and second views."""

@@ -8,6 +8,7 @@ alarms as events with a message in words.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -96,7 +97,7 @@ class Watch:
             found += [{"step": clock.step, "event": "not watched", "message": UNDER_FSDP}] if blind else []
         if row:
             self.history.append({"step": clock.step, **row})
-        found += self._listen(clock)
+        found += self._listen(training, clock)
         if self._due and not blind:
             found.append(self._look(training, world, clock))
         self._due = self._fits(clock)
@@ -105,13 +106,13 @@ class Watch:
             found += [self._raise(alarm) for alarm in find(self.history)]
         return found
 
-    def _listen(self, clock: Clock) -> list[Mapping[str, Any]]:
+    def _listen(self, training: Training, clock: Clock) -> list[Mapping[str, Any]]:
         """What was overheard of this step, and listen to the next one where it is one that is logged."""
         heard, found = self._overheard, []
         if heard is None:
             return []
         if heard.listening:
-            found = [{"step": clock.step, "batch": heard.numbers(clock)}]
+            found = [{"step": clock.step, "batch": heard.numbers(clock) | half_life(training.optimizers)}]
             self.history += found
         after = clock.step + 1
         heard.listening = after % self.recipe.loop.log_every == 0 or after + 1 == clock.total_steps
@@ -251,6 +252,15 @@ class Watch:
         self.history.append(row)
         self.say(alarm.words)
         return row
+
+
+def half_life(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, float]:
+    """Steps in which weight decay alone halves the weights that it pulls hardest; {} where there is none.
+
+    As AdamW and Muon have it: weight *= 1 - lr * decay, in every step.
+    """
+    strongest = max((g["lr"] * g["weight_decay"] for o in optimizers for g in o.param_groups), default=0.0)
+    return {"half_life": math.log(0.5) / math.log1p(-strongest) if strongest < 1 else 0.0} if strongest > 0 else {}
 
 
 def remembered(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from fusiform.probes import labelled, measures
 from fusiform.probes.alarms import find
 from fusiform.probes.overheard import Overheard, information
 from fusiform.run import Run
-from fusiform.watching import Watch, looking
+from fusiform.watching import Watch, half_life, looking
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,19 @@ def test_answers_tell_of_faces_what_they_do_not_share() -> None:
     assert information(half) == pytest.approx(math.log(2))
 
 
+def test_steps_that_halve_a_weight_are_counted() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([{"params": [weight], "weight_decay": 20.0}], lr=1e-3)
+    [steps] = half_life([optimizer]).values()
+    weight.grad = torch.zeros(3)
+    for _ in range(math.ceil(steps)):
+        assert weight[0] > 0.5
+        optimizer.step()
+    assert weight[0] <= 0.5
+    assert half_life([torch.optim.AdamW([weight], lr=1e-3, weight_decay=0.0)]) == {}
+    assert half_life([torch.optim.AdamW([weight], lr=0.1, weight_decay=100.0)]) == {"half_life": 0.0}
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
 def test_a_teacher_s_momentum_is_heard_from_its_weights(ground: Path, momentum: float) -> None:
     recipe = _tiny("camd", ground, epochs=2, momentum=momentum)
@@ -238,10 +251,12 @@ def test_a_healthy_history_raises_nothing():
         look(100 * i, rank=20 + i, spread=0.3, likeness=0.8, teacher_distance=0.01, teacher_length=30 + i)
         for i in range(1, 5)
     ]
+    looks += [look(500 + i, landmarks=0.098, landmarks_mean_shape=0.1) for i in range(4)]  # never told any
     # a momentum that rises to 1 stands still at the end only
     heard = [
-        batch(10 * i, spread=0.2, likeness=0.9, momentum=min(0.996 + i * 1e-3, 1.0), information=0.4) for i in range(9)
-    ]
+        batch(10 * i, spread=0.2, likeness=0.9, momentum=min(0.996 + i * 1e-3, 1.0), information=0.4, half_life=3000.0,
+              contrast_information=0.01 if i == 3 else 0.4) for i in range(9)
+    ]  # fmt: skip
     assert names([*steps, *looks, *heard]) == []
 
 
@@ -270,6 +285,9 @@ def test_a_healthy_history_raises_nothing():
         ([batch(i, momentum=0.4) for i in range(2)], "teacher is the student"),
         ([batch(i, momentum=1.0) for i in range(3)], "teacher stands still"),
         ([batch(i, information=0.5 if i < 2 else 0.02) for i in range(4)], "targets are constant"),
+        ([batch(i, contrast_information=1e-5) for i in range(2)], "contrast tells nothing"),
+        ([batch(i, half_life=27.0) for i in range(2)], "weight decay is too strong"),
+        ([look(i, landmarks=0.07 if i < 1 else 0.098, landmarks_mean_shape=0.1) for i in range(3)], "points are lost"),
         ([look(0, picture_spread=0.0)], "pictures are all alike"),
         ([look(0, picture_spread=40.0, red_faces=0.1)], "channels in another order"),
     ],
@@ -302,7 +320,8 @@ SABOTAGED = [
     ("mae-face", "collapse", {"lr_per_256": 50.0}),
     ("camd", "teacher is the student", {"momentum": 0.0}),
     ("camd", "teacher stands still", {"momentum": 1.0}),
-    ("mcf", "contrast does not move", {"temperature": 100.0}),
+    ("mcf", "contrast tells nothing", {"temperature": 100.0}),
+    ("mae-face", "weight decay is too strong", {"weight_decay": 100.0}),
     ("lafs", "targets are constant", {"teacher_temperature": 2.0, "first_temperature": 2.0}),
     ("lafs", "targets are constant", {"momentum": 0.9, "lr_per_256": 1e-2, "epochs": 16, "head_norm": False}),
     ("paco-fr", "collapse", {"lr_per_256": 50.0}),

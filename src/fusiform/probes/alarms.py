@@ -6,14 +6,12 @@ were set between sabotaged and healthy runs of all five methods (docs/watching.m
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from statistics import fmean, median
 from typing import Any
 
-Rows = Sequence[Mapping[str, Any]]
+from fusiform.probes.alarm import Alarm, Rows, number
+from fusiform.probes.alarms_of_steps import decay, gradients, losses, weights
 
 COLLAPSED_SPREAD = 0.03
 """Spread of the encoder's features below which faces are all but alike: healthy runs stayed above 0.08."""
@@ -39,32 +37,15 @@ FEW = 2.6
 """Directions that features of `ENOUGH` faces fill, below which hardly anything is told of a face. Healthy short runs
 came down to 3.2 at their lowest (recognition), MAE-Face with a hundred times the learning rate to 2.3."""
 ENOUGH = 64
-STRIDE = 0.15
-"""Learning rate as a share of a weight's size, about what AdamW moves it by in a step: the published recipes stay below
-0.12, for the largest encoder."""
-SHRUNK = 0.3
-"""Share of a weight's first size below which it has been decayed away."""
-STUCK = 0.002
-"""Relative range within which a number counts as unmoved in `ROWS` rows."""
-ROWS = 12
-"""Rows of the log that a rule about losses looks back on."""
-STUCK_SOON, ROWS_SOON = 0.0003, 6
-"""The same for a number that moves so little that fewer rows tell."""
-NOT_LOSSES = ("step", "epoch", "lr", "gradient_norm", "faces_per_second", "dead_codes", "replaced_codes", "seconds")
-NOT_LOSSES_TOO = ("code_perplexity", "nearest_in_candidates", "target_entropy")
+TOLD = 0.02
+"""Nats that a contrast's scores tell of which face is which."""
+LOST = 0.95
+"""Share of the mean shape's error above which points are read no better than without looking."""
 CONSTANT_TARGETS = (
     "Usual causes: no centring, a teacher temperature near the student's (answers become uniform) or near 0 (one "
     "prototype takes all), a teacher that follows too fast. Try: --method.teacher-temperature 0.04, "
     "--method.centre-momentum 0.9, --method.momentum 0.996 in a new run."
 )
-
-
-@dataclass(frozen=True)
-class Alarm:
-    name: str
-    step: int
-    words: str
-    """What happened, the usual causes, what to try."""
 
 
 def find(history: Rows) -> list[Alarm]:
@@ -97,14 +78,14 @@ def _collapsed(rows: Rows, least: float) -> Iterator[Alarm]:
         few = float(look.get("rank", FEW)) < FEW and look.get("faces", 0) >= ENOUGH
         return few or bool(look["spread"] < least)
 
-    seen = [look for look in rows if _number(look, "spread") is not None]
+    seen = [look for look in rows if number(look, "spread") is not None]
     if len(seen) < 2 or not all(map(alike, seen[-2:])):
         return
     best = max(seen, key=lambda look: float(look.get("rank", 0)))
     now, since = seen[-1], _since(seen, alike)
     fell = (
         f"rank fell from {best['rank']:.0f} to {now['rank']:.1f} since step {best['step']:,}"
-        if _number(now, "rank") is not None and best["step"] < now["step"] and best["rank"] > now["rank"]
+        if number(now, "rank") is not None and best["step"] < now["step"] and best["rank"] > now["rank"]
         else f"all faces have looked alike since step {since['step']:,}"
     )
     yield Alarm(
@@ -120,7 +101,7 @@ def _collapsed(rows: Rows, least: float) -> Iterator[Alarm]:
 def targets(_steps: Rows, looks: Rows, heard: Rows) -> Iterator[Alarm]:
     """What the teacher shows does not tell faces apart, in two looks or two logged batches in a row."""
     for rows, key in [(r, k) for r in (looks, heard) for k in sorted({k for row in r for k in row}) if _shown(k)]:
-        seen = [look for look in rows if _number(look, key) is not None]
+        seen = [look for look in rows if number(look, key) is not None]
         if len(seen) < 2 or any(look[key] >= COLLAPSED_TARGETS for look in seen[-2:]):
             continue
         part = key.removesuffix("_spread")
@@ -142,7 +123,7 @@ def _shown(name: str) -> bool:
 
 def momentum(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
     """What a teacher keeps of itself in a step, in logged steps: too little in two, or everything from the start on."""
-    kept = [(int(row["step"]), float(row["momentum"])) for row in heard if _number(row, "momentum") is not None]
+    kept = [(int(row["step"]), float(row["momentum"])) for row in heard if number(row, "momentum") is not None]
     if len(kept) >= 2 and all(share < KEPT for _, share in kept[-2:]):
         yield Alarm(
             "teacher is the student",
@@ -161,7 +142,7 @@ def momentum(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
 
 def information(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
     """A teacher's answers do not say which face they belong to, in two logged batches in a row."""
-    seen = [row for row in heard if _number(row, "information") is not None]
+    seen = [row for row in heard if number(row, "information") is not None]
     if len(seen) >= 2 and all(row["information"] < CONSTANT for row in seen[-2:]):
         yield Alarm(
             "targets are constant",
@@ -172,36 +153,25 @@ def information(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
         )
 
 
-def weights(steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
-    """The encoder's weights are moved too far in a step, or have been pulled towards nothing, in two logged batches in
-    a row."""
-    seen = [row for row in heard if _number(row, "weight") is not None]
-    rates = {row["step"]: float(row["lr"]) for row in steps if _number(row, "lr") is not None}
-    strides = [rates.get(row["step"], 0.0) / max(row["weight"], 1e-30) for row in seen[-2:]]
-    if len(strides) == 2 and min(strides) > STRIDE:
+def contrast(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """The scores that a contrastive loss compares hardly depend on the face, in two logged batches in a row."""
+    seen = [row for row in heard if number(row, "contrast_information") is not None]
+    if len(seen) >= 2 and all(row["contrast_information"] < TOLD for row in seen[-2:]):
+        now = seen[-1]
         yield Alarm(
-            "steps are too large",
-            int(seen[-1]["step"]),
-            f"a step moves the weights of the encoder's first block by about {100 * strides[-1]:.0f} % of their size: "
-            "what is learned in one is lost in the next. Usual cause: a learning rate that is far too high (it is "
-            f"{rates[seen[-1]['step']]:.3g}). Try: a new run with a tenth of --optim.lr-per-256.",
-        )
-    if len(seen) >= 3 and all(row["weight"] < SHRUNK * seen[0]["weight"] for row in seen[-2:]):
-        left = 100 * seen[-1]["weight"] / seen[0]["weight"]
-        yield Alarm(
-            "weights shrink",
-            int(seen[-1]["step"]),
-            f"the weights of the encoder's first block have shrunk to {left:.0f} % of what they were at step "
-            f"{seen[0]['step']:,}: what is learned decays faster than it grows. Usual "
-            "cause: weight decay that is far too strong for the learning rate. Try: --optim.weight-decay 0.05 in a new "
-            "run.",
+            "contrast tells nothing",
+            int(now["step"]),
+            f"the scores of the contrastive loss tell {now['contrast_information']:.2g} nats of which face is which, "
+            f"and have since step {seen[-2]['step']:,}: all faces get nearly one and the same score, and the loss "
+            "teaches nothing. Usual causes: a temperature that is far too high, features that are all alike. Try: "
+            "--method.temperature 0.2 in a new run.",
         )
 
 
 def pictures(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """Pictures that cannot be those of faces: all one and the same, or with channels in another order."""
     for look in looks:
-        alike, red = _number(look, "picture_spread"), _number(look, "red_faces")
+        alike, red = number(look, "picture_spread"), number(look, "red_faces")
         if alike is not None and alike < ALIKE:
             yield Alarm(
                 "pictures are all alike",
@@ -222,8 +192,8 @@ def pictures(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
 
 def teacher(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """The teacher is the student, or has stopped following it, told from looks."""
-    seen = [look for look in looks if _number(look, "teacher_distance") is not None]
-    lags = [(look["step"], look["teacher_lag"]) for look in seen if _number(look, "teacher_lag") is not None]
+    seen = [look for look in looks if number(look, "teacher_distance") is not None]
+    lags = [(look["step"], look["teacher_lag"]) for look in seen if number(look, "teacher_lag") is not None]
     if len(lags) >= 2 and all(lag < COPIES for _, lag in lags[-2:]):
         yield Alarm(
             "teacher is the student",
@@ -232,7 +202,7 @@ def teacher(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
             f"{lags[-2][0]:,}: it teaches what the student says already. Usual cause: a momentum near 0. Try: "
             "--method.momentum 0.99 to 0.999 in a new run.",
         )
-    lengths = [look["teacher_length"] for look in seen if _number(look, "teacher_length") is not None]
+    lengths = [look["teacher_length"] for look in seen if number(look, "teacher_length") is not None]
     if len(lengths) >= 3 and len(set(lengths[-3:])) == 1 and seen[-1]["teacher_distance"] > 0:
         yield Alarm(
             "teacher stands still",
@@ -243,53 +213,9 @@ def teacher(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
         )
 
 
-def losses(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
-    """The loss rises, or a part of it has never moved."""
-    values = [float(row["loss"]) for row in steps if _number(row, "loss") is not None]
-    if len(values) >= 4 and 0 < 10 * min(values) < min(values[-2:]):
-        yield Alarm(
-            "loss explodes",
-            int(steps[-1]["step"]),
-            f"the loss is {values[-1]:.4g}, and was {min(values):.4g}. Usual causes: a learning rate that is too high "
-            "or rises too fast, no clipping. Try: a new run with a tenth of --optim.lr-per-256, or --optim.clip 1.0.",
-        )
-    if len(values) >= ROWS + 4 and min(values) > 0:
-        means = [fmean(values[i : i + 4]) for i in range(len(values) - 3)]
-        lowest = min(range(len(means)), key=means.__getitem__)
-        if means[-1] > 1.5 * means[lowest]:
-            yield Alarm(
-                "loss rises",
-                int(steps[-1]["step"]),
-                f"the loss rose from {means[lowest]:.4g} to {means[-1]:.4g} since step "
-                f"{steps[lowest]['step']:,}. Usual causes: a learning rate that is too high or rises too fast, no "
-                "clipping. Try: a new run with a third of --optim.lr-per-256, or --optim.clip 1.0.",
-            )
-    for name in steps[-1] if len(steps) >= ROWS_SOON else ():
-        if name in (*NOT_LOSSES, *NOT_LOSSES_TOO):
-            continue
-        seen = [float(row[name]) for row in steps if _number(row, name) is not None]
-        if len(seen) < ROWS_SOON or max(map(abs, seen)) == 0:
-            continue
-        if max(seen) - min(seen) > (STUCK if len(seen) >= ROWS else STUCK_SOON) * abs(fmean(seen)):
-            continue
-        chance = math.exp(seen[-1]) if 0 < seen[-1] < 14 else 0.0
-        guess = (
-            f", the logarithm of {chance:.0f}: what guessing among as many scores"
-            if chance > 2 and abs(chance - round(chance)) < 0.01 * chance
-            else ""
-        )
-        yield Alarm(
-            f"{name} does not move",
-            int(steps[-1]["step"]),
-            f"{name} has been {seen[-1]:.4g} since step {steps[0]['step']:,}{guess}: it teaches nothing. Usual causes: "
-            "a temperature that is far too high, a learning rate near zero, collapsed features. Try: the recipe's own "
-            "temperature and --optim.lr-per-256.",
-        )
-
-
 def agreement(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """A student that has nothing left to learn from its teacher, who says the same of all faces."""
-    seen = [row for row in steps if _number(row, "divergence") is not None]
+    seen = [row for row in steps if number(row, "divergence") is not None]
     if len(seen) >= 6 and all(abs(row["divergence"]) < AGREED for row in seen[-4:]):
         entropy = seen[-1].get("target_entropy", 0.0)
         yield Alarm(
@@ -301,27 +227,10 @@ def agreement(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
         )
 
 
-def gradients(steps: Rows, _looks: Rows, _heard: Rows) -> Iterator[Alarm]:
-    """The gradient norm leaves its own range by far, in two rows in a row."""
-    norms = [(row["step"], float(row["gradient_norm"])) for row in steps if _number(row, "gradient_norm") is not None]
-    if len(norms) < 8:
-        return
-    usual = median(norm for _, norm in norms[:-2])
-    now = norms[-1][1]
-    if usual > 0 and min(norm for _, norm in norms[-2:]) > 30 * usual:
-        yield Alarm(
-            "gradients explode",
-            int(norms[-1][0]),
-            f"the gradient norm is {now:.3g}, {now / usual:,.0f} times the usual {usual:.3g}. Usual causes: a learning "
-            "rate that is too high, bf16 overflow, damaged faces in the batch. Try: --optim.clip 1.0, or a third of "
-            "--optim.lr-per-256 in a new run.",
-        )
-
-
 def codebook(steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
     """Nearly all patches are told by a few codes."""
-    sizes = [int(look["codes"]) for look in looks if _number(look, "codes") is not None]
-    seen = [row for row in steps if _number(row, "code_perplexity") is not None]
+    sizes = [int(look["codes"]) for look in looks if number(look, "codes") is not None]
+    seen = [row for row in steps if number(row, "code_perplexity") is not None]
     if not sizes or len(seen) < 4:
         return
     least = max(1.5, 0.02 * sizes[-1])
@@ -342,7 +251,7 @@ def people(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
 
     Where they never did, that says more about the labels than about the run, and nothing is said.
     """
-    seen = [look for look in looks if _number(look, "identity") is not None]
+    seen = [look for look in looks if number(look, "identity") is not None]
     if len(seen) < 5 or any(look["identity"] > look["identity_chance"] for look in seen[-4:]):
         return
     now, best = seen[-1], max(seen, key=lambda look: float(look["identity"]))
@@ -358,9 +267,26 @@ def people(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
         )
 
 
+def points(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
+    """Patch tokens that told where points of the face are do so no longer, two looks in a row."""
+    seen = [look for look in looks if number(look, "landmarks") is not None and number(look, "landmarks_mean_shape")]
+    errors = [float(look["landmarks"] / look["landmarks_mean_shape"]) for look in seen]
+    if len(errors) >= 3 and min(errors[-2:]) > LOST and min(errors) < 0.85:
+        best, now = seen[errors.index(min(errors))], seen[-1]
+        yield Alarm(
+            "points are lost",
+            int(now["step"]),
+            f"points of the face are read from patch tokens with an error of {100 * now['landmarks']:.1f} % of the "
+            f"face's box, and the mean shape alone has {100 * now['landmarks_mean_shape']:.1f} %; at step "
+            f"{best['step']:,} it was {100 * best['landmarks']:.1f} %: the tokens no longer know what a face looks "
+            "like. Usual causes: a learning rate that is too high or rises too fast. Try: a new run with a tenth of "
+            "--optim.lr-per-256, or a longer --optim.warmup-epochs.",
+        )
+
+
 RULES: tuple[Callable[[Rows, Rows, Rows], Iterator[Alarm]], ...] = (
-    *(collapse, targets, momentum, teacher, information, agreement),
-    *(losses, gradients, weights, codebook, people, pictures),
+    *(collapse, targets, momentum, teacher, information, contrast, agreement),
+    *(losses, gradients, weights, decay, codebook, people, points, pictures),
 )
 
 
@@ -374,8 +300,3 @@ def _since(seen: Rows, holds: Callable[[Mapping[str, Any]], bool]) -> Mapping[st
         if holds(before):
             first = before
     return first
-
-
-def _number(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -32,6 +32,7 @@ class Overheard:
         self._features: Tensor | None = None
         self._answers: dict[str, Tensor] = {}
         self._before: Tensor | None = None
+        self._queries: Tensor | None = None
         self._weight = _weight(method.get_submodule("encoder"))
         self._pair = _followed(method) if getattr(method, "follow_each", "step") == "step" else None
         encoder: Any = method.get_submodule("encoder")
@@ -39,6 +40,10 @@ class Overheard:
         projector = getattr(method, "projector", None)
         if isinstance(projector, nn.Module):  # where the final norm is left out, what leaves the last block goes there
             projector.register_forward_pre_hook(self._hear_projected)
+        self._temperature = getattr(getattr(method, "weighting", None), "temperature", None)
+        predictor = getattr(method, "predictor", None)
+        if self._temperature is not None and isinstance(predictor, nn.Module):
+            predictor.register_forward_hook(self._hear_queries)
         for name, module in method.named_children():
             if isinstance(module, Teacher) and name.startswith("teacher"):
                 module.register_forward_hook(self._hear_teacher(name))
@@ -48,15 +53,16 @@ class Overheard:
 
         `spread`, `likeness`: of the student's features of the batch's faces (`fusiform.probes.measures`). `*_spread`:
         of what a teacher's module put out. `information`: how much a teacher's answers tell of which face it was
-        asked about (`information`). `momentum`: how much of itself the teacher kept in this step. `weight`: root mean
-        square of a weight of the student's first block.
+        asked about (`information`). `contrast_information`: the same of the scores of a contrastive loss. `momentum`:
+        how much of itself the teacher kept in this step. `weight`: root mean square of a weight of the student's
+        first block.
         """
         values: dict[str, float] = {}
         if self._features is not None and len(self._features) > 1:
             values |= {"spread": measures.spread(self._features), "likeness": measures.likeness(self._features)}
         for name, answers in self._answers.items():
             values[f"{name}_spread"] = measures.spread(_flat(answers, self.pooled))
-        values |= self._information(clock)
+        values |= self._information(clock) | self._contrast()
         if self._weight is not None:
             own = local(self._weight[1].detach()).flatten()[:MOST_WEIGHTS]
             values |= {"weight": float(own.double().square().mean().sqrt())} if own.numel() else {}
@@ -67,7 +73,7 @@ class Overheard:
         return values
 
     def forget(self) -> None:
-        self._features, self._before = None, None
+        self._features, self._before, self._queries = None, None, None
         self._answers.clear()
 
     def _information(self, clock: Clock) -> dict[str, float]:
@@ -77,6 +83,14 @@ class Overheard:
             return {}
         temperature = method.temperatures.at(int(clock.epoch))
         return {"information": information(centred_targets(logits, method.centre, temperature))}
+
+    def _contrast(self) -> dict[str, float]:
+        """Of InfoNCE's scores of queries and keys, as far as they were kept."""
+        queries, keys = self._queries, self._answers.get("teacher_projector")
+        if queries is None or keys is None or queries.shape != keys.shape or len(queries) < 2:
+            return {}
+        q, k = (nn.functional.normalize(x.float(), dim=-1) for x in (queries, keys))
+        return {"contrast_information": information((q @ k.T / self._temperature).softmax(-1))}
 
     def _momentum(self) -> float | None:
         """m of `teacher <- m teacher + (1 - m) student`, from one weight before and after."""
@@ -102,6 +116,10 @@ class Overheard:
             self._answers[name] = output.detach()[:MOST_ROWS]
 
         return hear
+
+    def _hear_queries(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self.listening and torch.is_grad_enabled() and self._queries is None and isinstance(output, Tensor):
+            self._queries = output.detach()[:MOST_ROWS]
 
     def begin(self) -> None:
         """Listen to the step that comes."""

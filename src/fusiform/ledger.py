@@ -10,7 +10,8 @@ On disk it is a Parquet file whose schema is `SCHEMA`; a folder of shards carrie
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -170,16 +171,8 @@ def read_ledger(path: Path) -> pa.Table:
     """
     path = Path(path)
     file = path / LEDGER_FILE if path.is_dir() else path
-    try:
+    with _reading(file):
         table = pq.read_table(file, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise DataError(
-            f"There is no ledger at '{file}'",
-            expected="a folder written by `fusiform curate` or `fusiform render`",
-            do="if that command was interrupted, run it again: it goes on where it stopped",
-        ) from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"The ledger '{file}' cannot be read ({error})", do="fusiform shards verify SET") from error
     try:
         present = set(table.column_names)  # decoded only now, and perhaps no text
         lacking = [name for name in SCHEMA.names if name not in present and name not in LATER]
@@ -192,6 +185,40 @@ def read_ledger(path: Path) -> pa.Table:
         expected=f"ledger version {LEDGER_VERSION}",
         do="use the version of fusiform that wrote it",
     )
+
+
+def batches(path: Path, columns: Sequence[str], size: int = 8192) -> Iterator[pa.Table]:
+    """Some columns of a ledger, at most `size` rows at a time. Null where the ledger is older than the column.
+
+    Raises:
+        DataError: as `read_ledger`.
+    """
+    path = Path(path)
+    file = path / LEDGER_FILE if path.is_dir() else path
+    with _reading(file), pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as stored:
+        present = [name for name in columns if name in stored.schema_arrow.names]
+        if lacking := [name for name in columns if name not in present and name not in LATER]:
+            raise DataError(f"The ledger '{file}' lacks the columns {lacking}", do="use the fusiform that wrote it")
+        wanted = pa.schema([SCHEMA.field(name) for name in columns])
+        for batch in stored.iter_batches(size, columns=present, use_threads=False):
+            table = pa.Table.from_batches([batch])
+            for name in (name for name in columns if name not in present):
+                table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+            yield table.select(list(columns)).cast(wanted)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(
+            f"There is no ledger at '{file}'",
+            expected="a folder written by `fusiform curate` or `fusiform render`",
+            do="if that command was interrupted, run it again: it goes on where it stopped",
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"The ledger '{file}' cannot be read ({error})", do="fusiform shards verify SET") from error
 
 
 def conformed(table: pa.Table) -> pa.Table:

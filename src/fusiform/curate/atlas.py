@@ -23,6 +23,7 @@ from fusiform.curate.chunks import stored_faces
 from fusiform.curate.features import sized
 from fusiform.curate.histogram import histogram
 from fusiform.curate.reasons import FACE_REASONS, FILE_REASONS, MARKS
+from fusiform.curate.tally import measured
 from fusiform.errors import ConfigError
 from fusiform.faces.decode import decode_trusted_jpeg
 from fusiform.faces.faceset import FaceSet
@@ -93,7 +94,8 @@ def atlas(
         loader=jinja2.PackageLoader("fusiform.curate"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     crops = _Crops(faces, table, options)
-    plots = [*distributions(table, faces), *_age(table)]
+    kept = table.filter(pc.equal(table["outcome"], KEPT))
+    plots = [*distributions(measured(kept), faces.crop.size), *_age(table)]
     return environment.get_template("atlas.html").render(
         name=faces.name,
         digest=faces.digest,  # by which `fusiform forget` finds the page

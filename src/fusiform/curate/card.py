@@ -7,17 +7,16 @@ own ledger, so it is true for every run that added to the set, and can be writte
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -28,11 +27,13 @@ from fusiform.curate.photo import thumbnail
 from fusiform.curate.pool import Died, Workers, nothing
 from fusiform.curate.reasons import FACE_REASONS, FILE_REASONS, Meaning
 from fusiform.curate.scan import SourceFile
+from fusiform.curate.tally import COLUMNS as COUNTED
+from fusiform.curate.tally import Numbers, Tally, by_picture
 from fusiform.durable import replace_file
 from fusiform.errors import DataError
 from fusiform.faces.align import template
 from fusiform.faces.faceset import FaceSet
-from fusiform.ledger import KEPT, read_ledger
+from fusiform.ledger import batches
 
 CARD_JSON, CARD_HTML = "card.json", "card.html"
 EXAMPLES = 12
@@ -61,22 +62,26 @@ def write_card(
         vanished: names in the set whose files are gone.
         at_hand: name -> file, for pictures of refused files.
     """
-    table = read_ledger(faces.folder)
-    card = describe(faces, table, options, record, today=today, vanished=vanished)
+    shows = options.contact_sheet and at_hand is not None
+    tally = Tally(EXAMPLES, SHOWN_REASONS if shows else (), at_hand if at_hand is not None else ())
+    for rows in by_picture(batches(faces.folder, COUNTED)):
+        tally.add(rows)
+    card = describe(faces, tally, options, record, today=today, vanished=vanished)
     shown = _sheet_rows(faces, options.contact_sheet)
     card["contact_sheet"] = {"faces": len(shown)}
     sheet = mosaic(faces.images(shown)) if shown else ""
-    refused_sheets = _refused_sheets(table, at_hand or {}, options) if options.contact_sheet else {}
+    refused_sheets = _refused_sheets(tally, at_hand, options) if shows and at_hand is not None else {}
     replace_file(
         faces.folder / CARD_JSON, json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     )
-    replace_file(faces.folder / CARD_HTML, render(card, sheet, refused_sheets, distributions(table, faces)).encode())
+    plots = distributions(tally.numbers, faces.crop.size)
+    replace_file(faces.folder / CARD_HTML, render(card, sheet, refused_sheets, plots).encode())
     return card
 
 
 def describe(
     faces: FaceSet,
-    table: pa.Table,
+    tally: Tally,
     options: CurateOptions,
     record: Mapping[str, Any],
     *,
@@ -84,20 +89,14 @@ def describe(
     vanished: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of `card.json`: counts by file, reasons with examples, rights, models, crop."""
-    is_kept = pc.equal(table["outcome"], KEPT)
-    kept = table.filter(is_kept)
-    kept_files = pc.unique(kept["path"])
-    in_kept_file = pc.is_in(table["path"], value_set=kept_files)
-    refused = _first_of_each(table.filter(pc.invert(in_kept_file)))
-    left_out = table.filter(pc.and_(in_kept_file, pc.invert(is_kept)))
-    seen = len(pc.unique(table["path"]))
-    if seen != len(kept_files) + refused.num_rows:
+    refused = tally.refused.total()
+    if tally.files != faces.info["images"]:
         raise DataError(
-            f"'{faces.folder}' has {seen} files, but {len(kept_files)} kept and {refused.num_rows} refused",
-            expected="a row for each file",
+            f"The ledger of '{faces.folder}' tells of {tally.files} files and its index of {faces.info['images']}",
+            expected="the rows of each file next to each other",
+            do="run curate again",
         )
-    unsure = pc.sum(pc.match_substring(pc.fill_null(kept["detail"], ""), "landmark model unsure")).as_py() or 0
-    people = [p for p in pc.unique(kept["subject"]).to_pylist() if p]
+    codes, names = faces.codes("person")
     models = record["models"]
     crop = faces.crop.to_dict()
     return {
@@ -106,26 +105,26 @@ def describe(
         "written": today,
         "folders": sorted(record["folders"]),
         "counts": {
-            "seen": seen,
-            "kept": len(kept_files),
-            "refused": refused.num_rows,
-            "faces": kept.num_rows,
-            "faces_left_out": left_out.num_rows,
+            "seen": tally.files,
+            "kept": tally.kept_files,
+            "refused": refused,
+            "faces": tally.faces,
+            "faces_left_out": tally.left_out,
             "vanished": len(vanished),
         },
-        "refused": _reasons(refused, FILE_REASONS, examples=True),
-        "left_out": _reasons(left_out, FACE_REASONS, examples=False),
-        "rights": _rights(kept),
-        "formats": dict(_count(kept["format"])),
-        "people": {"count": len(people)},
-        "splits": [{"split": name, "faces": n} for name, n in _count(kept["split"])],
+        "refused": _reasons(tally.refused, FILE_REASONS, tally.examples),
+        "left_out": _reasons(tally.refused_faces, FACE_REASONS),
+        "rights": _rights(tally),
+        "formats": dict(_ordered(tally.formats)),
+        "people": {"count": sum(1 for code in np.unique(codes).tolist() if names[code])},
+        "splits": [{"split": name, "faces": n} for name, n in _ordered(tally.splits)],
         "crop": crop,
         "options": record["options"],
         "models": [
             {name: str(m.get(name, "")) for name in ("role", "id", "licence", "training_data", "sha256", "note")}
             for m in models["cards"]
         ],
-        "notes": [*models["notes"], *_rights_note(kept), *_unsure_note(unsure), *_vanished_note(vanished)],
+        "notes": [*models["notes"], *_rights_note(tally), *_unsure_note(tally.unsure), *_vanished_note(vanished)],
         "command": _command(record, options),
     }
 
@@ -186,48 +185,38 @@ def render(
     )
 
 
-def _first_of_each(table: pa.Table) -> pa.Table:
-    """The first row of each picture, whose reason is the picture's: rows of its other faces may follow."""
-    if not table.num_rows:
-        return table
-    numbered = table.select(["path"]).append_column("row", pa.array(np.arange(table.num_rows)))
-    firsts = numbered.group_by("path").aggregate([("row", "min")])["row_min"]
-    return table.take(pa.array(np.sort(firsts.to_numpy())))
+def _ordered(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda c: (-c[1], c[0]))
 
 
-def _count(column: Any) -> list[tuple[str, int]]:
-    counts = [(c["values"] or "", c["counts"]) for c in pc.value_counts(column).to_pylist()]
-    return sorted(counts, key=lambda c: (-c[1], c[0]))
-
-
-def _reasons(table: pa.Table, meanings: Mapping[str, Meaning], *, examples: bool) -> list[dict[str, Any]]:
+def _reasons(
+    counts: Mapping[str, int],
+    meanings: Mapping[str, Meaning],
+    examples: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+) -> list[dict[str, Any]]:
     found = []
-    for reason, count in _count(table["outcome"]):
+    for reason, count in _ordered(counts):
         meaning = meanings.get(reason) or FILE_REASONS.get(reason) or Meaning("")
         entry: dict[str, Any] = {"reason": reason, "count": count, "meaning": meaning.sentence, "do": meaning.do}
-        if examples:
-            rows = table.filter(pc.equal(table["outcome"], reason)).select(["path", "detail"]).slice(0, EXAMPLES)
-            entry["examples"] = [{"name": r["path"], "detail": r["detail"] or ""} for r in rows.to_pylist()]
+        if examples is not None:
+            entry["examples"] = [{"name": name, "detail": detail} for name, detail in examples[reason]]
         found.append(entry)
     return found
 
 
-def _rights(kept: pa.Table) -> list[dict[str, Any]]:
-    groups = kept.group_by(["source", "licence", "consent"]).aggregate([("key", "count")]).to_pylist()
+def _rights(tally: Tally) -> list[dict[str, Any]]:
+    named: Counter[tuple[str, ...]] = Counter()
+    for parts, count in tally.rights.items():
+        named[tuple(part or "unknown" for part in parts)] += count
     rows = [
-        {
-            "source": g["source"] or "unknown",
-            "licence": g["licence"] or "unknown",
-            "consent": g["consent"] or "unknown",
-            "faces": g["key_count"],
-        }
-        for g in groups
+        {"source": source, "licence": licence, "consent": consent, "faces": count}
+        for (source, licence, consent), count in named.items()
     ]
     return sorted(rows, key=lambda r: (-r["faces"], r["source"], r["licence"], r["consent"]))
 
 
-def _rights_note(kept: pa.Table) -> list[str]:
-    unknown = pc.sum(pc.is_in(kept["licence"], value_set=pa.array(["", "unknown"]))).as_py() or 0
+def _rights_note(tally: Tally) -> list[str]:
+    unknown = sum(count for (_, licence, _), count in tally.rights.items() if licence in ("", "unknown"))
     if not unknown:
         return []
     return [f"The licence of {_faces(unknown)} is unknown. State it with --licence before the set is used or shared."]
@@ -300,18 +289,10 @@ def _jpeg(image: NDArray[np.uint8]) -> str:
 
 
 def _refused_sheets(
-    table: pa.Table, at_hand: Mapping[str, SourceFile], options: CurateOptions
+    tally: Tally, at_hand: Mapping[str, SourceFile], options: CurateOptions
 ) -> dict[str, dict[str, Any]]:
     """For each reason that a person can judge, small versions of some of its pictures, read again from the sources."""
-    chosen: list[tuple[str, SourceFile]] = []
-    kept_files = pc.unique(table.filter(pc.equal(table["outcome"], KEPT))["path"])
-    for reason in SHOWN_REASONS:
-        rows = table.filter(
-            pc.and_(pc.equal(table["outcome"], reason), pc.invert(pc.is_in(table["path"], value_set=kept_files)))
-        )
-        names = [name for name in rows["path"].to_pylist() if name in at_hand]
-        names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
-        chosen += [(reason, at_hand[name]) for name in names[:EXAMPLES]]
+    chosen = [(r, at_hand[name]) for r in SHOWN_REASONS for _, name in tally.shown.get(r, [])]
     if not chosen:
         return {}
     work = partial(thumbnail, THUMBNAIL, options.max_pixels)
@@ -330,23 +311,24 @@ def _pixels(jpeg: bytes) -> NDArray[np.uint8]:
     return decode_trusted_jpeg(jpeg)
 
 
-def distributions(table: pa.Table, faces: FaceSet) -> list[dict[str, Any]]:
-    """Histograms of what the ledger knows about kept faces."""
-    kept = table.filter(pc.equal(table["outcome"], KEPT))
-    matrix = kept["matrix"].drop_null().combine_chunks().flatten().to_numpy().reshape(-1, 6)
-    width = faces.crop.size / np.hypot(matrix[:, 0], matrix[:, 3])
-    roll = -np.degrees(np.arctan2(matrix[:, 3], matrix[:, 0]))
-    score = kept["score"].drop_null().to_numpy().astype(np.float64)
-    presence, quality, sharpness, yaw = (
-        kept[name].drop_null().to_numpy().astype(np.float64) for name in ("presence", "quality", "sharpness", "yaw")
-    )
+def distributions(numbers: Numbers, size: int) -> list[dict[str, Any]]:
+    """Histograms of what the ledger knows about kept faces.
+
+    Args:
+        numbers: of `fusiform.curate.tally.measured`.
+        size: of a crop.
+    """
     plots = [
-        histogram("Width of the crop in the photo, pixels", width, logarithmic=True),
-        histogram("Detector score", score),
-        histogram("Landmark model's presence score", presence),
-        histogram("Roll of the head in the photo, degrees", roll),
-        histogram("Yaw by five points, degrees", yaw),
-        histogram("Sharpness at the scale of the face", sharpness),
-        histogram("Quality score", quality),
+        histogram("Width of the crop in the photo, pixels", _double(numbers, "scale") * size, logarithmic=True),
+        histogram("Detector score", _double(numbers, "score")),
+        histogram("Landmark model's presence score", _double(numbers, "presence")),
+        histogram("Roll of the head in the photo, degrees", _double(numbers, "roll")),
+        histogram("Yaw by five points, degrees", _double(numbers, "yaw")),
+        histogram("Sharpness at the scale of the face", _double(numbers, "sharpness")),
+        histogram("Quality score", _double(numbers, "quality")),
     ]
     return [plot for plot in plots if plot is not None]
+
+
+def _double(numbers: Numbers, name: str) -> NDArray[np.float64]:
+    return np.asarray(numbers.get(name, np.empty(0)), np.float64)

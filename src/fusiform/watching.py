@@ -22,7 +22,8 @@ from fusiform.faces.faceset import FaceSet
 from fusiform.nn.teacher import Teacher
 from fusiform.nn.vit import ViT
 from fusiform.probes import labelled, measures
-from fusiform.probes.alarms import Alarm, find
+from fusiform.probes.alarm import Alarm
+from fusiform.probes.alarms import find
 from fusiform.probes.faces import WatchedFaces, choose
 from fusiform.probes.overheard import Overheard
 from fusiform.training import Training

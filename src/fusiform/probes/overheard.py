@@ -86,11 +86,11 @@ class Overheard:
 
     def _contrast(self) -> dict[str, float]:
         """Of InfoNCE's scores of queries and keys, as far as they were kept."""
-        queries, keys = self._queries, self._answers.get("teacher_projector")
-        if queries is None or keys is None or queries.shape != keys.shape or len(queries) < 2:
+        queries, keys, temperature = self._queries, self._answers.get("teacher_projector"), self._temperature
+        if queries is None or keys is None or temperature is None or queries.shape != keys.shape or len(queries) < 2:
             return {}
         q, k = (nn.functional.normalize(x.float(), dim=-1) for x in (queries, keys))
-        return {"contrast_information": information((q @ k.T / self._temperature).softmax(-1))}
+        return {"contrast_information": information((q @ k.T / temperature).softmax(-1))}
 
     def _momentum(self) -> float | None:
         """m of `teacher <- m teacher + (1 - m) student`, from one weight before and after."""

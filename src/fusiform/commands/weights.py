@@ -147,13 +147,13 @@ class ImportFlags:
     position codes stay as they are stored."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """A .pth, .pt, .bin or .safetensors file."""
+    """A .pth, .pt, .bin or .safetensors file, or a folder with one as transformers, timm and open_clip write it."""
     out: Path
     """Folder of the encoder."""
     family: str | None = None
     """Where it comes from: mae, mae-face, fsfm, farl, clip, open-clip, mcf, mcf-student, lafs, camd, siameseim,
     moco-v3, dino, dinov2, timm-vit, timm-vit-half (the last with pixel mean and deviation .5). None: what the names
-    of its entries say; where several families have them, they are listed."""
+    of its entries say, and a config.json beside the file; where several families fit, they are listed."""
     template: str = "loose"
     """Crop template of the faces that it will be shown; releases do not say theirs."""
     heads: int | None = None

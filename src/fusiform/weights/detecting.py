@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiform.errors import ConfigError, WeightsError
+from fusiform.weights.folders import said_family
 
 CLUES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("target_encoder.", ("mcf",)),
@@ -35,7 +36,8 @@ def candidates(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def the_family(whole: Mapping[str, Any], path: Path) -> str:
-    """The one family whose file this can be.
+    """The one family whose file this can be, by its entries' names and, where several have them, by a config.json
+    beside it.
 
     Raises:
         ConfigError: several have entries of these names, and differ in pixel statistics, networks or licence.
@@ -52,6 +54,8 @@ def the_family(whole: Mapping[str, Any], path: Path) -> str:
             expected="a ViT's weights; `fusiform weights import --help` lists the families",
         )
     if len(found) > 1:
+        if (said := said_family(path, found)) is not None:
+            return said
         raise ConfigError(
             f"{path} may be of {len(found)} families, whose entries have the same names: {', '.join(found)}. "
             "They differ in pixel statistics, activation or licence, which no file says",

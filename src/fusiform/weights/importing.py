@@ -19,6 +19,7 @@ from fusiform.nn.vit import ViT
 from fusiform.protocols import Pooling
 from fusiform.weights import camd, clip, lafs, mcf, moco_v3, plain_vit
 from fusiform.weights.detecting import the_family
+from fusiform.weights.folders import weights_file
 from fusiform.weights.reading import read, state_dict
 from fusiform.weights.shape import strictly
 from fusiform.weights.statistics import with_statistics
@@ -143,6 +144,7 @@ def import_encoder(
     """The encoder in a foreign weight file.
 
     Args:
+        path: the file, or a folder with one, as transformers, timm and open_clip write them.
         family: name in `SOURCES`: layout, pixel statistics and licence. None: what the entries' names say.
         template: crop template of the faces that it will be shown. Releases either do not say how their faces were
             cropped or saw no faces, so this is the importer's choice, and the card says that it is.
@@ -152,6 +154,7 @@ def import_encoder(
         ConfigError: no such family or template, or none is named and several have these entries.
         WeightsError: the file is damaged, dangerous, or of another family.
     """
+    path = weights_file(path)
     whole = read(path)
     if family is None:
         family = the_family(whole, path)

@@ -156,7 +156,10 @@ def check(path: Path) -> None:
         WeightsError: it is a program (TorchScript), names something that is not a part of tensors, or declares storages
             of other lengths than it has.
     """
-    again = "do not open it with anything else; fetch it again from its official place and compare its size and hash"
+    again = (
+        "do not open it with anything else; fetch it again from its official place and compare its size and hash. "
+        "If you saved it yourself as a whole model: torch.save(model.state_dict(), FILE) where you made it"
+    )
     try:
         _check_archive(path) if zipfile.is_zipfile(path) else _check_legacy(path)
     except _Refused as refused:

@@ -41,3 +41,6 @@ class AnswerGoal:
     def answer(self, raw: Tensor) -> Tensor:
         """Probabilities of yes, so that a threshold of .5 means the same as for a probe on 0 and 1."""
         return torch.sigmoid(raw)
+
+    def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
+        return (encoded - 0.5) * certainty

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fusiform.beginning import Begun, Solved, made, solve, surely_better
 from fusiform.clock import Clock, Cosine
 from fusiform.embedding import FeatureCache, embed
 from fusiform.encoder import Encoder
@@ -20,7 +21,7 @@ from fusiform.goals import Goal, goal_of, head_of, is_look
 from fusiform.nn.dense_upernet import UPerNet, usual_taps
 from fusiform.nn.vector_head import AttentiveHead, TokenHead
 from fusiform.optim import adamw, set_lr
-from fusiform.protocols import AttentiveProbe
+from fusiform.protocols import AttentiveProbe, LinearProbe, read_out
 from fusiform.tasks.task import Array, Labelled, SupervisedTask
 
 Floats = NDArray[np.float32]
@@ -38,7 +39,7 @@ class Attended:
     lr: float
     """Chosen learning rate."""
     epoch: int
-    """Chosen epoch, from 1."""
+    """Chosen epoch, from 1; 0: the ridge alone."""
     net: nn.Module
     """The chosen head: tokens of `layers` -> raw output."""
     goal: Goal
@@ -54,6 +55,7 @@ def attend(
     test: Rows,
     *,
     seed: int,
+    refit: Rows | None = None,
     device: str = "cpu",
     batch: int = 256,
     cache: FeatureCache | None = None,
@@ -62,9 +64,11 @@ def attend(
     earlier epoch) and answer `test`.
 
     All heads start from the same weights and see the same faces in the same order. Everything random follows from
-    `seed`.
+    `seed`. A head that begins at a ridge may stay there, which is epoch 0.
 
     Args:
+        refit: rows on which a head that begins at a ridge is trained again with what was chosen, where they are others
+            than `fit`.
         cache: of frozen tokens, which are computed anew for every batch where they do not fit.
 
     Raises:
@@ -74,72 +78,151 @@ def attend(
     goal = goal_of(task, protocol, faces, fit, config.grid)
     layers, with_class = sight(encoder, task, protocol, goal)
     tokens = _tokens(encoder, layers, faces, with_class=with_class, batch=batch, device=device, cache=cache)
-    steps = math.ceil(len(fit) / protocol.faces_per_step)
-    epochs = protocol.epochs_of(steps)
-    total = epochs * steps
+    training = _Training(task, protocol, faces, goal, tokens, config.grid, seed, device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(Clock(0, total, seed=seed).stream("head"))
+        torch.manual_seed(Clock(0, 1, seed=seed).stream("head"))
         first = network(encoder, task, protocol, goal)
-        heads = [copy.deepcopy(first).to(device) for _ in protocol.lrs]
-        optimizers = [
-            adamw(head.named_parameters(), lr, protocol.weight_decay, protocol.betas)
-            for head, lr in zip(heads, protocol.lrs, strict=True)
-        ]
-        held_out = faces.rows(choose)
-        best = -math.inf
-        found: tuple[dict[str, Tensor], int, int] | None = None
-        for epoch in range(epochs):
-            order = Clock(epoch * steps, total, seed=seed).generator("order").permutation(fit)
-            for i in range(steps):
-                now = Clock(epoch * steps + i, total, seed=seed)
-                rows = np.sort(order[i * protocol.faces_per_step : (i + 1) * protocol.faces_per_step])
-                if goal.net != "vector" and len(rows) == 1:  # its norms need two
-                    rows = np.sort(np.append(rows, order[0]))
-                seen = [t.to(device) for t in tokens(rows)]
-                target = goal.target(faces.rows(rows), np.zeros(len(rows), np.bool_)).to(device)
-                for head, optimizer, lr in zip(heads, optimizers, protocol.lrs, strict=True):
-                    torch.manual_seed(now.stream("dropout"))
-                    head.train()
-                    loss = goal.loss(head(seen), target)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    set_lr(optimizer, Cosine(lr, warmup=protocol.warmup)(now))
-                    optimizer.step()
-            if not is_look(epoch, epochs, protocol.epochs):
-                continue
-            for which, head in enumerate(heads):
-                said = _predict(head, goal, tokens, task, faces, choose, config.grid, device)
-                if said is None:
-                    continue  # this learning rate was too large: it loses
-                score = task.score(said, held_out)[task.metric]
-                signed = score if task.higher_is_better else -score
-                better = found is None or signed > best or (signed == best and which < found[1])
-                if better:
-                    best = signed if math.isfinite(signed) else -math.inf
-                    state = {name: value.detach().clone() for name, value in head.state_dict().items()}
-                    found = (state, which, epoch)
+        solved = features = None
+        if isinstance(first, Begun):
+            features = made(lambda rows: first.seen(tokens(rows)[-1]).numpy(), len(faces))
+            solved = solve(task, goal, faces, fit, choose, features, config.grid)
+            first.begin(solved)
+        found = training.best(first, solved, fit, choose)
         if found is None:
             raise Diverged(
                 f"No head of {task.name} on {encoder.name} has finite outputs with learning rates {protocol.lrs}",
                 do="try smaller --attentive.lrs",
             )
-        state, which, epoch = found
-        heads[which].load_state_dict(state)
-    answer = _predict(heads[which], goal, tokens, task, faces, test, config.grid, device)
+        net, lr, epoch = found
+        if solved is not None and refit is not None and refit is not fit:
+            assert isinstance(first, Begun)
+            assert features is not None
+            solved = solve(task, goal, faces, refit, choose, features, config.grid, like=solved, stacked=epoch > 0)
+            net = training.until(first.begin(solved), solved, refit, lr, epoch)
+    answer = _predict(net, goal, tokens, task, faces, test, config.grid, device)
     if answer is None:
         raise Diverged(f"The head of {task.name} on {encoder.name} has outputs that are not finite on faces to test")
-    return Attended(answer, protocol.lrs[which], epoch + 1, heads[which], goal)
+    return Attended(answer, lr, epoch, net, goal)
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What all heads of one probe share."""
+
+    task: SupervisedTask
+    protocol: AttentiveProbe
+    faces: Labelled
+    goal: Goal
+    tokens: Tokens
+    grid: int
+    seed: int
+    device: str
+
+    def best(
+        self, first: nn.Module, solved: Solved | None, fit: Rows, choose: Rows
+    ) -> tuple[nn.Module, float, int] | None:
+        """The head that does best on `choose`, its learning rate and epoch; None where all diverged."""
+        protocol, task = self.protocol, self.task
+        heads = [copy.deepcopy(first).to(self.device) for _ in protocol.lrs]
+        held_out = self.faces.rows(choose)
+        best = -math.inf
+        found: tuple[dict[str, Tensor], int, int, Array] | None = None
+
+        def look(epoch: int) -> None:
+            nonlocal best, found
+            for which, head in enumerate(heads if epoch else heads[:1]):
+                said = self.answers(head, choose)
+                if said is None:
+                    continue  # this learning rate was too large: it loses
+                score = task.score(said, held_out)[task.metric]
+                signed = score if task.higher_is_better else -score
+                better = found is None or signed > best or (signed == best and which < found[1] and found[2] > 0)
+                if better:
+                    best = signed if math.isfinite(signed) else -math.inf
+                    state = {name: value.detach().clone() for name, value in head.state_dict().items()}
+                    found = (state, which, epoch, said)
+
+        if solved is not None:
+            look(0)
+        ridge = found
+        epochs = protocol.epochs_of(self.steps(fit))
+        for epoch in self.trained(heads, protocol.lrs, solved, fit):
+            if is_look(epoch, epochs, protocol.epochs):
+                look(epoch + 1)
+        if found is None:
+            return None
+        if ridge is not None and found[2] and not surely_better(task, held_out, ridge[3], found[3]):
+            found = ridge
+        state, which, epoch, _ = found
+        heads[which].load_state_dict(state)
+        return heads[which], protocol.lrs[which], epoch
+
+    def until(self, first: nn.Module, solved: Solved, fit: Rows, lr: float, epoch: int) -> nn.Module:
+        """The head as it is after so many epochs."""
+        head = copy.deepcopy(first).to(self.device)
+        if epoch:
+            for done in self.trained([head], [lr], solved, fit):
+                if done + 1 == epoch:
+                    break
+        return head
+
+    def steps(self, fit: Rows) -> int:
+        return math.ceil(len(fit) / self.protocol.faces_per_step)
+
+    def trained(
+        self, heads: Sequence[nn.Module], lrs: Sequence[float], solved: Solved | None, fit: Rows
+    ) -> Iterator[int]:
+        """Trains the heads side by side, and gives the number of each epoch when it is over, from 0."""
+        protocol, steps = self.protocol, self.steps(fit)
+        epochs = protocol.epochs_of(steps)
+        total, size = epochs * steps, protocol.faces_per_step
+        optimizers = [
+            adamw(head.named_parameters(), lr, protocol.weight_decay, protocol.betas)
+            for head, lr in zip(heads, lrs, strict=True)
+        ]
+        for epoch in range(epochs):
+            order = Clock(epoch * steps, total, seed=self.seed).generator("order").permutation(fit)
+            for i in range(steps):
+                now = Clock(epoch * steps + i, total, seed=self.seed)
+                rows = np.sort(order[i * size : (i + 1) * size])
+                if self.goal.net != "vector" and len(rows) == 1:  # its norms need two
+                    rows = np.sort(np.append(rows, order[0]))
+                seen = [t.to(self.device) for t in self.tokens(rows)]
+                target = self.goal.target(self.faces.rows(rows), np.zeros(len(rows), np.bool_)).to(self.device)
+                honest: dict[str, Tensor] = {}
+                if solved is not None and solved.honest is not None:
+                    honest["said"] = torch.from_numpy(solved.honest[rows]).to(self.device)
+                for head, optimizer, lr in zip(heads, optimizers, lrs, strict=True):
+                    torch.manual_seed(now.stream("dropout"))
+                    head.train()
+                    loss = self.goal.loss(head(seen, **honest), target)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    set_lr(optimizer, Cosine(lr, warmup=protocol.warmup)(now))
+                    optimizer.step()
+            yield epoch
+
+    def answers(self, head: nn.Module, rows: Rows) -> Array | None:
+        return _predict(head, self.goal, self.tokens, self.task, self.faces, rows, self.grid, self.device)
 
 
 def network(encoder: Encoder, task: SupervisedTask, protocol: AttentiveProbe, goal: Goal) -> nn.Module:
     """The untrained head that a protocol asks for."""
     config = encoder.vit.config
+    head: nn.Module
     if goal.net == "upernet":
         width = protocol.dense.width or config.width
-        return UPerNet(config.width, goal.outputs, width, protocol.dense.dropout, goal.prior)
-    if head_of(task, protocol) == "linear":
-        return TokenHead(config.width, goal.outputs, each=task.features == "patches")
-    return AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs, protocol.queries)
+        prior = 0.0 if protocol.starts_at_ridge else goal.prior
+        head = UPerNet(config.width, goal.outputs, width, protocol.dense.dropout, prior)
+    elif head_of(task, protocol) == "linear":
+        head = TokenHead(config.width, goal.outputs, each=task.features == "patches")
+    else:
+        head = AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs, protocol.queries)
+    if not protocol.starts_at_ridge:
+        return head
+    with_class = sight(encoder, task, protocol, goal)[1]
+    form = read_out(LinearProbe(), encoder.pooling, task.features)
+    return Begun(head, goal, form, with_class=with_class, normed=False)
 
 
 def sight(

@@ -161,25 +161,21 @@ def evaluate(
         if isinstance(protocol, FineTune):
             from fusiform.finetuning import fine_tune
 
-            tuned = [
-                fine_tune(shown, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, device=device)
-                for fold in folds
-            ]
+            options: dict[str, Any] = {"seed": seed, "device": device}
+            tuned = [fine_tune(shown, task, protocol, faces, *f.parts, refit=f.refit, **options) for f in folds]
             parts, fitted = [each.prediction for each in tuned], tuple(tuned)
+            notes += _epoch_notes([each.epoch for each in tuned])
         elif isinstance(protocol, AttentiveProbe):
             from fusiform.attending import attend
 
-            where: dict[str, Any] = {"device": device, "batch": batch, "cache": held}
-            found = [
-                attend(shown, task, protocol, faces, fold.fit, fold.choose, fold.test, seed=seed, **where)
-                for fold in folds
-            ]
+            options = {"seed": seed, "device": device, "batch": batch, "cache": held}
+            found = [attend(shown, task, protocol, faces, *f.parts, refit=f.refit, **options) for f in folds]
             parts, fitted = [each.prediction for each in found], tuple(found)
             notes.append("learning rate and epoch " + ", ".join(f"{each.lr:.2g} at {each.epoch}" for each in found))
+            notes += _epoch_notes([each.epoch for each in found])[1:]
         elif isinstance(protocol, KNN):
             seen = features(form, protocol.layer)
-            outputs = neighbours(task, protocol, faces, folds, seen, grid)
-            parts = [task.decode(out, faces.rows(f.test), grid) for out, f in zip(outputs, folds, strict=True)]
+            parts = neighbours(task, protocol, faces, folds, seen, grid)
         else:
             _require_form(task, form)
             key = feature_key(shown, faces.images, form, protocol.layer)
@@ -310,6 +306,11 @@ def _require_form(task: SupervisedTask, form: str) -> None:
     if (form == "patches") != (task.features == "patches"):
         unit = "each patch" if task.features == "patches" else "whole faces"
         raise ConfigError(f"{task.name} predicts {unit}, so a head cannot see '{form}'", expected=task.features)
+
+
+def _epoch_notes(epochs: list[int]) -> list[str]:
+    said = ["epoch " + ", ".join(map(str, epochs))]
+    return [*said, "epoch 0: the ridge, as nothing that training added was better"] if 0 in epochs else said
 
 
 def _strength_notes(protocol: LinearProbe, chosen: list[float]) -> list[str]:

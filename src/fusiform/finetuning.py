@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fusiform.beginning import Begun, Solved, made, solve, surely_better
 from fusiform.clock import Clock, Cosine
 from fusiform.encoder import Encoder
 from fusiform.errors import Diverged
-from fusiform.goals import Goal, goal_of, head_of, is_look
+from fusiform.goals import FEWEST_LOOKS, LOOKS, Goal, goal_of, head_of, is_look
 from fusiform.nn.averaging import moving_average
 from fusiform.nn.dense_upernet import UPerNet, usual_taps
 from fusiform.nn.vector_head import AttentiveHead
@@ -44,24 +46,37 @@ class Tuned(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 -> (B, T), or (B, P, T) for "patches"."""
+        return self._answer(self.seen(images))
+
+    def seen(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> what the head sees of them, (B, p), or (B, P, p) for "patches"."""
         tokens: Tensor = self.vit(images)
         if self.features == "cls":
-            return self._answer(self.fc_norm(tokens[:, 0]))
+            return torch.as_tensor(self.fc_norm(tokens[:, 0]))
         if self.features == "cls+pooled":
             both = torch.stack([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
-            return self._answer(self.fc_norm(both).flatten(1))
-        return self.read(tokens if self.features == "cls+concat" else tokens[:, 1:])
+            return torch.as_tensor(self.fc_norm(both).flatten(1))
+        return self._form(tokens if self.features == "cls+concat" else tokens[:, 1:])
 
     def read(self, tokens: Tensor) -> Tensor:
         """Patch tokens (B, P, D), or all of them for "cls+concat", -> (B, T), or (B, P, T) for "patches"."""
+        return self._answer(self._form(tokens))
+
+    def _form(self, tokens: Tensor) -> Tensor:
         if self.features == "pooled":
-            return self._answer(self.fc_norm(tokens.mean(1)))
+            return torch.as_tensor(self.fc_norm(tokens.mean(1)))
         tokens = self.fc_norm(tokens)
         if self.features in ("concat", "cls+concat"):
             # Over P, so that a head with the same weights for every patch is the pooled head, and a step of Adam moves
             # the output as far as it does there.
             tokens = tokens.flatten(1) / tokens.shape[1]
-        return self._answer(tokens)
+        return tokens
+
+    def take(self, weight: Tensor, bias: Tensor) -> None:
+        """Give the head the weights (p, T) and biases (T,)."""
+        with torch.no_grad():
+            self.head.weight.copy_(weight.T)
+            self.head.bias.copy_(bias)
 
     def _answer(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(x)
@@ -77,9 +92,12 @@ class Tapped(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 -> (B, T) or (B, K, M, M)."""
-        tokens = [t[:, 1:] for t in self.vit.taps(images, self.taps)] if self.taps else [self.vit(images)]
-        out: Tensor = self.head(tokens)
+        out: Tensor = self.head(self.tokens(images))
         return out
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """What the head sees."""
+        return [t[:, 1:] for t in self.vit.taps(images, self.taps)] if self.taps else [self.vit(images)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +109,8 @@ class FineTuned:
     net: Tuned | Tapped
     """At its best epoch."""
     goal: Goal
+    epoch: int
+    """The best one, from 1; 0: the ridge on the encoder as it was."""
 
 
 def fine_tune(
@@ -103,30 +123,108 @@ def fine_tune(
     test: Rows,
     *,
     seed: int,
+    refit: Rows | None = None,
     device: str = "cpu",
 ) -> FineTuned:
     """Outputs of the test faces from the epoch that does best on `choose` by the task's metric (ties: the earlier).
 
-    The encoder itself is not changed: a copy is trained. Everything random follows from `seed`.
+    The encoder itself is not changed: a copy is trained. Everything random follows from `seed`. A head that begins at a
+    ridge may stay there, which is epoch 0.
 
     Args:
         fit, choose, test: rows of `faces`, with different people (unless the protocol says that it chooses on test).
+        refit: rows on which a network that begins at a ridge is trained again, as long as was best, where they are
+            others than `fit`.
 
     Raises:
         Diverged: a loss is not finite.
     """
-    config = encoder.vit.config
-    goal = goal_of(task, protocol, faces, fit, config.grid)
-    steps = math.ceil(len(fit) / protocol.faces_per_step)
-    epochs = protocol.epochs_of(steps)
-    run = _Run(protocol, epochs, steps, seed, round(protocol.head_first * epochs))
+    goal = goal_of(task, protocol, faces, fit, encoder.vit.config.grid)
+    tuning = _Tuning(encoder, task, protocol, faces, goal, seed, device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.clock(0).stream("head"))
-        model = network(encoder, task, protocol, goal).to(device)
+        model, solved = tuning.begun(fit, choose)
+        held_out = faces.rows(choose)
+        best, best_state, best_epoch = -math.inf, None, 0
+        ridge: tuple[dict[str, Tensor], Array] | None = None
+        best_said: Array | None = None
+        epochs = protocol.epochs_of(tuning.steps(fit))
+        # a look at many choosing faces may cost more than training on few: at most as much, a backward pass being two
+        looks = min(LOOKS, max(FEWEST_LOOKS, 3 * len(fit) * epochs // max(len(choose), 1)))
+        for epoch in tuning.trained(model, fit):
+            if (epoch == 0 and solved is None) or (epoch and not is_look(epoch - 1, epochs, protocol.epochs, looks)):
+                continue
+            said = tuning.answers(model, choose)
+            score = task.score(said, held_out)[task.metric]
+            signed = score if task.higher_is_better else -score
+            if signed > best or best_state is None:
+                best = signed if math.isfinite(signed) else -math.inf
+                best_state, best_epoch, best_said = _state(model), epoch, said
+            if epoch == 0:
+                ridge = _state(model), said
+        if ridge is not None and best_epoch:
+            assert best_said is not None
+            stays = not surely_better(task, held_out, ridge[1], best_said)
+            best_state, best_epoch = (ridge[0], 0) if stays else (best_state, best_epoch)
+        if solved is not None and refit is not None and refit is not fit:
+            model, _ = tuning.begun(refit, choose, like=solved)
+            next(epoch for epoch in tuning.trained(model, refit) if epoch == best_epoch)
+        elif best_state is not None:
+            model.load_state_dict(best_state)
+    return FineTuned(tuning.answers(model, test), model, goal, best_epoch)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tuning:
+    """What the trainings of one evaluation share."""
+
+    encoder: Encoder
+    task: SupervisedTask
+    protocol: FineTune
+    faces: Labelled
+    goal: Goal
+    seed: int
+    device: str
+
+    def begun(self, fit: Rows, choose: Rows, like: Solved | None = None) -> tuple[Tuned | Tapped, Solved | None]:
+        """The network before it is trained, and the ridge at which its head begins."""
+        task, faces = self.task, self.faces
+        torch.manual_seed(Clock(0, 1, seed=self.seed).stream("head"))
+        model = network(self.encoder, task, self.protocol, self.goal).to(self.device)
+        begun = isinstance(model, Tuned) or isinstance(model.head, Begun)
+        if not self.protocol.starts_at_ridge or not begun:
+            return model, None
+        model.eval()
+
+        def make(rows: Rows) -> Floats:
+            with torch.inference_mode():
+                pixels = _pixels(faces.images[rows]).to(self.device)
+                if isinstance(model, Tuned):
+                    return np.asarray(model.seen(pixels).float().cpu().numpy())
+                assert isinstance(model.head, Begun)
+                return np.asarray(model.head.seen(model.tokens(pixels)[-1]).float().cpu().numpy())
+
+        grid, features = self.encoder.vit.config.grid, made(make, len(faces))
+        solved = solve(task, self.goal, faces, fit, choose, features, grid, like=like, stacked=False)
+        if isinstance(model, Tuned):
+            model.take(*solved.as_layer(self.goal))
+        elif isinstance(model.head, Begun):
+            model.head.begin(solved)
+        return model, solved
+
+    def steps(self, fit: Rows) -> int:
+        return math.ceil(len(fit) / self.protocol.faces_per_step)
+
+    def trained(self, model: Tuned | Tapped, fit: Rows) -> Iterator[int]:
+        """Trains the network. Gives how many epochs are over, from 0; where weights are averaged, the network then has
+        the average."""
+        protocol, task, goal, faces = self.protocol, self.task, self.goal, self.faces
+        yield 0
+        steps = self.steps(fit)
+        epochs = protocol.epochs_of(steps)
+        run = _Run(protocol, epochs, steps, self.seed, round(protocol.head_first * epochs))
         free = [p for p in model.vit.parameters() if p.requires_grad]
-        optimizer = _optimizer(model, protocol, config.depth)
+        optimizer = _optimizer(model, protocol, self.encoder.vit.config.depth)
         average = _state(model) if protocol.ema is not None else None
-        best, best_state, first_look = -math.inf, model.state_dict(), True
         for epoch in range(epochs):
             _set_mode(model, free, head_only=epoch < run.head_epochs)
             order = run.clock(epoch * steps).generator("order").permutation(fit)
@@ -138,7 +236,7 @@ def fine_tune(
                     rows = np.sort(np.append(rows, order[0]))
                 pixels, target = _batch(task, protocol, goal, faces, rows, now)
                 pixels, target = _mixed(protocol, goal, pixels, target, now)
-                loss = goal.loss(model(pixels.to(device)), target.to(device))
+                loss = goal.loss(model(pixels.to(self.device)), target.to(self.device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 clip_and_norm(model.parameters(), protocol.clip)
@@ -148,27 +246,20 @@ def fine_tune(
                     moving_average(average, model, protocol.ema, now.step)
                 if not math.isfinite(value := loss.item()):
                     raise Diverged(
-                        f"Fine-tuning {encoder.name} on {task.name} has loss {value} at step {now.step}",
+                        f"Fine-tuning {self.encoder.name} on {task.name} has loss {value} at step {now.step}",
                         do=f"try a smaller --fine-tune.lr-per-256 than {protocol.lr_per_256:g}",
                     )
-            if not is_look(epoch, epochs, protocol.epochs):
+            if average is None:
+                yield epoch + 1
                 continue
-            trained = None
-            if average is not None:
-                trained = _state(model)
-                model.load_state_dict(average)
-            held_out = faces.rows(choose)
-            said = _predict(model, goal, task, faces, choose, config.grid, device)
-            score = task.score(said, held_out)[task.metric]
-            signed = score if task.higher_is_better else -score
-            if signed > best or first_look:
-                first_look = False
-                best = signed if math.isfinite(signed) else -math.inf
-                best_state = _state(model)
-            if trained is not None:
-                model.load_state_dict(trained)
-        model.load_state_dict(best_state)
-    return FineTuned(_predict(model, goal, task, faces, test, config.grid, device), model, goal)
+            trained = _state(model)
+            model.load_state_dict(average)
+            yield epoch + 1
+            model.load_state_dict(trained)
+
+    def answers(self, model: Tuned | Tapped, rows: Rows) -> Array:
+        grid = self.encoder.vit.config.grid
+        return _predict(model, self.goal, self.task, self.faces, rows, grid, self.device)
 
 
 @dataclass(frozen=True)
@@ -234,13 +325,17 @@ def network(encoder: Encoder, task: SupervisedTask, protocol: FineTune, goal: Go
     vit, config = copy.deepcopy(encoder.vit), encoder.vit.config
     for i, block in enumerate(vit.blocks):
         block.drop_path = protocol.drop_path * i / max(len(vit.blocks) - 1, 1)  # type: ignore[assignment]
+    ridge = protocol.starts_at_ridge
+    form, head = read_out(protocol, encoder.pooling, task.features), head_of(task, protocol)
     if goal.net == "upernet":
-        dense = protocol.dense
-        head = UPerNet(config.width, goal.outputs, dense.width or config.width, dense.dropout, goal.prior)
-        return Tapped(vit, head, dense.taps or usual_taps(config.depth))
-    if head_of(task, protocol) == "attentive":
-        return Tapped(vit, AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs), ())
-    model = Tuned(vit, read_out(protocol, encoder.pooling, task.features), goal.outputs)
+        dense, taps = protocol.dense, protocol.dense.taps or usual_taps(config.depth)
+        prior = 0.0 if ridge else goal.prior
+        net: nn.Module = UPerNet(config.width, goal.outputs, dense.width or config.width, dense.dropout, prior)
+        return Tapped(vit, Begun(net, goal, form, with_class=False, normed=True) if ridge else net, taps)
+    if head == "attentive":
+        net = AttentiveHead(config.width, protocol.heads or config.heads, goal.outputs)
+        return Tapped(vit, Begun(net, goal, form, with_class=True, normed=False) if ridge else net, ())
+    model = Tuned(vit, form, goal.outputs)
     nn.init.trunc_normal_(model.head.weight, std=2e-5)  # MAE's fine-tuning: start from the mean target
     nn.init.zeros_(model.head.bias)
     return model

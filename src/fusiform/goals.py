@@ -21,7 +21,7 @@ from fusiform.answers import AnswerGoal
 from fusiform.errors import ConfigError
 from fusiform.faces.parsing_map import mirrored_map
 from fusiform.faces.tanh_warp import TanhWarp
-from fusiform.nn.dense_heatmap import gaussian_maps, prior_logit, soft_argmax
+from fusiform.nn.dense_heatmap import bumps, gaussian_maps, prior_logit, soft_argmax
 from fusiform.nn.rotation import rotation_of_columns
 from fusiform.protocols import AttentiveProbe, Dense, FineTune, Head
 from fusiform.tasks.task import Answered, Classified, Labelled, Mapped, Mirrored, Pointed, SupervisedTask, Turned
@@ -54,6 +54,14 @@ class Goal(Protocol):
 
     def answer(self, raw: Tensor) -> Tensor:
         """A head's output in the layout of `task.encode`; for classes, logits."""
+        ...
+
+    def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
+        """The reverse: an answer in the layout of `task.encode` as the output of a head that says it.
+
+        Args:
+            certainty: factor of logits; of points, one over their spread in cells of a heatmap. Unused by others.
+        """
         ...
 
 
@@ -140,9 +148,12 @@ LOOKS = 50
 """How often at most a head is tried on the faces that choose, where nobody said how many epochs there are."""
 
 
-def is_look(epoch: int, epochs: int, asked: int | None) -> bool:
-    """Whether a head is tried after an epoch: after each that was asked for, else after `LOOKS` of them evenly."""
-    looks = epochs if asked is not None else min(epochs, LOOKS)
+FEWEST_LOOKS = 10
+
+
+def is_look(epoch: int, epochs: int, asked: int | None, most: int = LOOKS) -> bool:
+    """Whether a head is tried after an epoch: after each that was asked for, else after `most` of them evenly."""
+    looks = epochs if asked is not None else min(epochs, most)
     return (epoch + 1) * looks // epochs > epoch * looks // epochs
 
 
@@ -193,6 +204,9 @@ class ValueGoal:
     def answer(self, raw: Tensor) -> Tensor:
         return raw * self.spread.to(raw) + self.centre.to(raw)
 
+    def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
+        return (encoded - self.centre.to(encoded)) / self.spread.to(encoded)
+
 
 @dataclass(frozen=True, eq=False)
 class ClassGoal:
@@ -213,6 +227,9 @@ class ClassGoal:
 
     def answer(self, raw: Tensor) -> Tensor:
         return raw
+
+    def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
+        return encoded * certainty
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +252,9 @@ class TurnGoal:
 
     def answer(self, raw: Tensor) -> Tensor:
         return rotation_of_columns(raw + FRONTAL.to(raw))[..., :2].flatten(-2)
+
+    def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
+        return encoded - FRONTAL.to(encoded)
 
 
 FRONTAL = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
@@ -298,6 +318,10 @@ class PointGoal:
             points = torch.from_numpy(self.warp.unwarped(points.cpu().numpy())).to(points)
         return (points * 2 - 1).flatten(1)
 
+    def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
+        """A bump around each point; a head that adds logits to it says where in the bump the point is."""
+        return bumps((encoded.unflatten(-1, (-1, 2)) + 1) / 2, self.side, certainty)
+
 
 @dataclass(frozen=True, eq=False)
 class MapGoal:
@@ -341,3 +365,9 @@ class MapGoal:
             logits = F.grid_sample(raw, where, mode="bilinear", padding_mode="border", align_corners=False)
         cut = logits.reshape(len(raw), -1, self.grid, self.cells, self.grid, self.cells)
         return cut.permute(0, 2, 4, 3, 5, 1).reshape(len(raw), self.grid**2, -1)
+
+    def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
+        """Rasters of all patches as one map of logits, as fine as they are."""
+        side = self.grid * self.cells
+        cut = encoded.reshape(len(encoded), self.grid, self.grid, self.cells, self.cells, -1)
+        return cut.permute(0, 5, 1, 3, 2, 4).reshape(len(encoded), -1, side, side) * certainty

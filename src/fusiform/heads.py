@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fusiform.embedding import FeatureCache, Key
 from fusiform.errors import DataError
-from fusiform.probing import Decomposition, Ridge, Seen, nearest_mean
+from fusiform.probing import Decomposition, Ridge, Seen, nearest_means
 from fusiform.protocols import KNN, LinearProbe
 from fusiform.shots import Shots, chosen
 from fusiform.tasks.splits import Round, rounds
@@ -32,6 +32,11 @@ class Fold:
     test: Rows
     keys: tuple[str, ...] = ()
     """Of the faces with labels on the training side, where they were limited to a few."""
+
+    @property
+    def parts(self) -> tuple[Rows, Rows, Rows]:
+        """Fitted on, chosen on, tested."""
+        return self.fit, self.choose, self.test
 
 
 def split_folds(
@@ -175,17 +180,22 @@ def _digest(values: Rows | Floats) -> str:
 
 def neighbours(
     task: SupervisedTask, protocol: KNN, faces: Labelled, folds: list[Fold], features: Floats, grid: int
-) -> list[Floats]:
-    """The outputs of the test faces of each fold: weighted means of their neighbours' targets."""
-    return [
-        nearest_mean(
+) -> list[Array]:
+    """What the neighbours of the test faces of each fold say, decoded piece by piece: their targets' weighted means."""
+
+    def encode(rows: Rows) -> Floats:
+        return np.asarray(task.encode(faces.rows(rows), grid), np.float32)
+
+    found = []
+    for fold in folds:
+        pieces = nearest_means(
             features,
             fold.refit,
             fold.test,
-            lambda rows: np.asarray(task.encode(faces.rows(rows), grid), np.float32),
+            encode,
             k=protocol.k,
             temperature=protocol.temperature,
             standardise=protocol.standardise,
         )
-        for fold in folds
-    ]
+        found.append(np.concatenate([task.decode(said, faces.rows(rows), grid) for rows, said in pieces]))
+    return found

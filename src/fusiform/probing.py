@@ -5,6 +5,7 @@ Both are linear algebra on (rows, features) and (rows, targets); they know neith
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ Targets = Callable[[Rows], Floats]
 
 _BLOCK = 32768
 """Feature rows in memory at once, as a standardised copy."""
+_BANK = 1 << 29
+"""Bytes of neighbours' targets in memory at once, and of what they say."""
 _ANSWERS = 1 << 30
 """Bytes of a head's outputs in memory at once."""
 
@@ -244,26 +247,56 @@ def nearest_mean(
     Returns:
         (len(test), *target shape).
     """
+    how: dict[str, Any] = {"k": k, "temperature": temperature, "standardise": standardise, "block": block}
+    return np.concatenate([said for _, said in nearest_means(features, train, test, targets, **how)])
+
+
+def nearest_means(
+    features: Floats,
+    train: Rows,
+    test: Rows,
+    targets: Targets,
+    *,
+    k: int,
+    temperature: float,
+    standardise: bool,
+    block: int = 1024,
+) -> Iterator[tuple[Rows, Floats]]:
+    """`nearest_mean` piece by piece: rows of `test`, and what their neighbours say.
+
+    Targets that are large (maps) are not held all at once: those of `_BANK` bytes of training faces are, and so much of
+    the answers. Nothing is left out; what is met in every piece is asked for again.
+    """
     scaling = Scaling.of(features, train) if standardise else None
 
     def unit(rows: Rows) -> Tensor:
         x = _flat(features[rows]) if scaling is None else scaling(features[rows])
         return torch.nn.functional.normalize(x, dim=1)
 
-    bank = unit(train)
-    raw = targets(train)
-    y = torch.from_numpy(np.ascontiguousarray(raw.reshape(len(raw), -1))).float()
-    k = min(k, len(train))
-    out = np.empty((len(test), y.shape[1]), np.float32)
-    for start in range(0, len(test), block):
-        cosine = unit(test[start : start + block]) @ bank.T
-        near, who = _nearest(cosine, k)
+    def asked(rows: Rows) -> Tensor:
+        raw = targets(rows)
+        return torch.from_numpy(np.ascontiguousarray(raw.reshape(len(raw), -1))).float()
+
+    shape = targets(train[:1]).shape[1:]
+    most = max(1, _BANK // (4 * math.prod(shape)))  # faces whose targets are held
+    bank, k = unit(train), min(k, len(train))
+    whole = asked(train) if len(train) <= most else None
+    for start in range(0, len(test), min(block, most)):
+        piece = test[start : start + min(block, most)]
+        near, who = _nearest(unit(piece) @ bank.T, k)
         weight = torch.softmax(near / temperature, dim=1)
-        # a weighted sum of rows of y, read where they lie: (n, k, T) is never made
-        out[start : start + block] = torch.nn.functional.embedding_bag(
-            who, y, mode="sum", per_sample_weights=weight
-        ).numpy()
-    return out.reshape(len(test), *raw.shape[1:])
+        if whole is not None:
+            # a weighted sum of rows of y, read where they lie: (n, k, T) is never made
+            said = torch.nn.functional.embedding_bag(who, whole, mode="sum", per_sample_weights=weight)
+        else:
+            said = torch.zeros(len(piece), math.prod(shape))
+            met = torch.unique(who)  # ascending
+            for some in met.split(most):
+                places = torch.searchsorted(some, who).clamp_max(len(some) - 1)
+                share = torch.zeros(len(piece), len(some))
+                share.scatter_add_(1, places, torch.where(some[places] == who, weight, 0.0))
+                said += share @ asked(train[some.numpy()])
+        yield piece, said.numpy().reshape(len(piece), *shape)
 
 
 def _nearest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,12 @@ Select = Literal["val", "best-on-test"]
 """Whose faces choose among epochs and learning rates. "best-on-test" is how some releases got their numbers: it chooses
 on the faces it reports, so its rows have that as their split and can be compared with nothing else."""
 
+Begin = Literal["ridge", "mean"]
+"""Where a trained head begins. "ridge": at the answer of a linear probe, to which training adds, and which stays unless
+the choosing faces say surely that it became better; what was chosen is then trained again on the whole training side
+where a set has no "val", as a linear probe is. "mean": at the mean target, as in published protocols. Heads under a
+tanh warp begin at the mean."""
+
 FewLabels = Annotated[Shots | None, tyro.conf.Suppress]
 """Set by --fraction and --per-class."""
 
@@ -184,6 +190,8 @@ class AttentiveProbe:
     """Attention heads of the pooling; None: the encoder's."""
     queries: int = field(default=1, metadata=LATER)
     """Vectors that attention takes, side by side; several know more of where things are."""
+    begin: Begin = "ridge"
+    """What the head says before it has learned anything."""
     layer: int | None = None
     """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
     dense: Dense = field(default_factory=Dense)
@@ -213,6 +221,10 @@ class AttentiveProbe:
     def epochs_of(self, steps: int) -> int:
         """Passes, where one is so many optimizer steps."""
         return self.epochs if self.epochs is not None else max(30, math.ceil(400 / steps))
+
+    @property
+    def starts_at_ridge(self) -> bool:
+        return self.begin == "ridge" and self.tanh_warp is None
 
     @property
     def features(self) -> None:
@@ -255,6 +267,8 @@ class FineTune:
     """Largest global gradient norm; None does not clip."""
     head: Head = "linear"
     """What is trained with the encoder."""
+    begin: Begin = "ridge"
+    """What the head says before anything is trained."""
     head_lr: float = 1.0
     """The head's learning rate as a multiple of the last block's."""
     head_first: float = 0.0
@@ -302,6 +316,10 @@ class FineTune:
         return self.epochs if self.epochs is not None else max(50, math.ceil(300 / steps))
 
     @property
+    def starts_at_ridge(self) -> bool:
+        return self.begin == "ridge" and self.tanh_warp is None
+
+    @property
     def peak_lr(self) -> float:
         return self.lr_per_256 * self.faces_per_step / 256
 
@@ -320,6 +338,7 @@ FARL_PARSING = FineTune(
     clip=None,
     ema=0.999,
     head="upernet",
+    begin="mean",
     input_size=448,
     tanh_warp=0.8,
 )

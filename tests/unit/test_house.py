@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "heads",
             "answers",
             "goals",
+            "beginning",
             "attending",
             "finetuning",
             "crossing",

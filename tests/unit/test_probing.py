@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fusiform import probing
 from fusiform.probing import Decomposition, Ridge, Scaling, nearest_mean
 
 
@@ -114,3 +115,25 @@ def test_few_training_faces_make_k_smaller_and_targets_keep_their_shape() -> Non
     x, y = np.eye(4, dtype=np.float32), np.arange(16, dtype=np.float32).reshape(4, 2, 2)
     output = nearest_mean(x, np.arange(3), np.array([3]), lambda r: y[r], k=20, temperature=1.0, standardise=False)
     np.testing.assert_allclose(output, y[:3].mean(0, keepdims=True), rtol=1e-6)
+
+
+def test_neighbours_of_large_maps_are_not_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many faces have a map, so many bytes of maps are in memory, and nothing is left out."""
+    rng = np.random.default_rng(0)
+    features, maps = rng.normal(size=(300, 12)).astype(np.float32), rng.random((300, 3, 5)).astype(np.float32)
+    asked: list[int] = []
+
+    def targets(rows: np.ndarray) -> np.ndarray:
+        asked.append(len(rows))
+        return maps[rows]
+
+    def said() -> np.ndarray:
+        how = {"k": 9, "temperature": 0.1, "standardise": True}
+        return probing.nearest_mean(features, np.arange(200), np.arange(200, 300), targets, **how)
+
+    held = said()
+    assert max(asked) == 200
+    asked.clear()
+    monkeypatch.setattr(probing, "_BANK", 20 * 15 * 4)
+    np.testing.assert_allclose(said(), held, atol=1e-6)
+    assert max(asked) == 20

@@ -27,8 +27,8 @@ from fusiform.protocols import FARL_ALIGNMENT, FARL_PARSING, AttentiveProbe, Den
 
 DATE = "2026-01-02"
 DENSE = Dense(width=16, heatmap_size=32, heatmap_radius=4.0, dropout=0.0)
-PROBE = AttentiveProbe(epochs=12, lrs=(1e-2, 3e-3), faces_per_step=24, dense=DENSE)
-TUNE = FineTune(epochs=12, faces_per_step=24, lr_per_256=0.1, drop_path=0.0, layer_decay=0.9, dense=DENSE)
+PROBE = AttentiveProbe(begin="mean", epochs=12, lrs=(1e-2, 3e-3), faces_per_step=24, dense=DENSE)
+TUNE = FineTune(begin="mean", epochs=12, faces_per_step=24, lr_per_256=0.1, drop_path=0.0, layer_decay=0.9, dense=DENSE)
 
 
 def measured(task: Drawn, protocol: Protocol, seed: int = 0) -> Evaluation:

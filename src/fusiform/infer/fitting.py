@@ -140,10 +140,11 @@ def _once_more(
     if isinstance(protocol, AttentiveProbe):
         from fusiform.attending import attend
 
-        return attend(shown, task, protocol, faces, *parts, **options)
+        return attend(shown, task, protocol, faces, *parts, refit=fold.refit, **options)
     from fusiform.finetuning import fine_tune
 
-    return fine_tune(shown, task, protocol, faces, *parts, seed=options["seed"], device=options["device"])
+    seed, device = options["seed"], options["device"]
+    return fine_tune(shown, task, protocol, faces, *parts, refit=fold.refit, seed=seed, device=device)
 
 
 def _before_refit(

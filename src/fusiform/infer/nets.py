@@ -7,7 +7,7 @@ nothing else is needed to run it. Shapes: n faces, P patches, p features, T targ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fusiform import attending, finetuning
+from fusiform.beginning import Begun
 from fusiform.config import from_json
 from fusiform.encoder import Encoder
 from fusiform.errors import WeightsError
@@ -189,10 +190,18 @@ def net_from(
         goal = goal_with(task, protocol, int(described["outputs"]), encoder.vit.config.grid, scale)
         state = {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
         if isinstance(protocol, AttentiveProbe):
+            if "certainty" not in state:  # heads were saved before any began at a ridge
+                protocol = replace(protocol, begin="mean")
             head = attending.network(encoder, task, protocol, goal)
+            if isinstance(head, Begun):
+                head.shaped_like(state)
             head.load_state_dict(state, strict=True)
             return ProbeNet(head.eval(), goal, tuple(described["layers"]), bool(described["with_class"]))
+        if "head.certainty" not in state:
+            protocol = replace(protocol, begin="mean")
         whole = finetuning.network(encoder, task, protocol, goal)
+        if isinstance(whole.head, Begun):
+            whole.head.shaped_like({name.removeprefix("head."): value for name, value in state.items()})
         whole.load_state_dict(state, strict=True)
         return TunedNet(whole.eval(), goal)
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fusiform.nn.attention import attention
-
 
 class AttentivePool(nn.Module):
     """Tokens (B, L, D) -> one vector (B, D), or Q of them side by side (B, Q·D) where several queries look."""
@@ -30,9 +28,15 @@ class AttentivePool(nn.Module):
         nn.init.eye_(self.kv.weight[width:])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        B, L, D = tokens.shape
-        Q = self.query.shape[1]
-        k, v = self.kv(self.norm(tokens)).reshape(B, L, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q = self.query.reshape(1, Q, self.heads, -1).transpose(1, 2).expand(B, -1, -1, -1)
-        out: Tensor = self.proj(attention(q, k, v, None).transpose(1, 2).reshape(B, Q, D))
-        return out.flatten(1)
+        # Keys and values of all tokens are never made: few queries look, so a query is taken to where the tokens are
+        # (q.Wx = W'q.x), and what was looked at is averaged before it becomes a value. Same numbers, fewer products.
+        B, _, D = tokens.shape
+        H, Q = self.heads, self.query.shape[1]
+        x = self.norm(tokens)
+        keys, values = self.kv.weight.reshape(2, H, D // H, D)
+        asked = torch.einsum("qhc,hcd->hqd", self.query.reshape(Q, H, D // H), keys).reshape(H * Q, D)
+        # the keys' bias moves all logits of a query alike, so no weight feels it
+        look = torch.softmax(x @ asked.T * (D // H) ** -0.5, dim=1)
+        taken = (look.transpose(1, 2) @ x).reshape(B, H, Q, D)
+        out = torch.einsum("bhqd,hcd->bqhc", taken, values).reshape(B, Q, D) + self.kv.bias[D:]
+        return torch.as_tensor(self.proj(out)).flatten(1)

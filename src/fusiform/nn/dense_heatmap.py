@@ -51,3 +51,15 @@ def gaussian_maps(points: Tensor, size: int, radius: float = 5.0) -> Tensor:
     squares = ((centres - points.unsqueeze(-1)) * size) ** 2  # (B, K, 2, M)
     distance = squares[:, :, 1, :, None] + squares[:, :, 0, None, :]
     return torch.where(distance <= radius**2, torch.exp(-8 * distance / radius**2), 0.0)
+
+
+PEAK, FLOOR = 2.0, -12.0
+"""Logits of a bump at its point and far from it: a thousand cold cells weigh a hundredth of a warm one."""
+
+
+def bumps(points: Tensor, size: int, sharpness: Tensor | float) -> Tensor:
+    """(B, K, 2) -> logits (B, K, M, M) that fall with the square of the distance; `soft_argmax` of them gives the
+    points back, but for what the picture's edge cuts off. `sharpness` is one over the deviation in cells."""
+    squares = ((cell_centres(size, points) - points.unsqueeze(-1)) * size) ** 2  # (B, K, 2, M)
+    distance = squares[:, :, 1, :, None] + squares[:, :, 0, None, :]
+    return (PEAK - distance * (0.5 * sharpness**2)).clamp_min(FLOOR)

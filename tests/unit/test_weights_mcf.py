@@ -76,7 +76,7 @@ def without(key: str) -> Callable[[State], State]:
         (lambda s: s | {"norm.weight": torch.zeros(192)}, "norm.weight"),
         (lambda s: s | {"target_encoders.norm.weight": torch.zeros(1)}, "Did you mean 'target_encoder'"),
         (without("target_encoder.blocks.1.attn.proj.bias"), "blocks.1.attn.proj.bias"),
-        (lambda s: s | {"target_encoder.blocks.1.norm1.weight": torch.zeros(7)}, "size mismatch"),
+        (lambda s: s | {"target_encoder.blocks.1.norm1.weight": torch.zeros(7)}, "has the shape"),
         (without("target_encoder.pos_embed"), "pos_embed missing"),
         (lambda s: {}, "no whole 'target_encoder'"),
     ],

@@ -8,14 +8,18 @@ codes the column first.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError, did_you_mean
+from fusiform.nn.vit import ViT
 from fusiform.recipes.camd import VGGFACE2_MEAN, VGGFACE2_STD
+from fusiform.weights.shape import HEADS, lacking, mae_config, strictly
+
+ABOUT = "The `model` entry of a CAMD or SiameseIM pre-training checkpoint."
 
 PLACES: dict[str, tuple[str, ...]] = {
     "encoder": ("cls_token", "pos_embed", "patch_embed", "blocks"),
@@ -30,9 +34,6 @@ PLACES: dict[str, tuple[str, ...]] = {
 
 LEFT_OUT = ("mm_mask_token",)
 """Not taken over: the release copies and averages the mask token for its teacher, which never reads it."""
-
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Attention heads by width: a checkpoint does not say."""
 
 
 def method_state(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,10 +72,10 @@ def encoder_state(
     """
     prefix = {"student": "encoder.", "teacher": "teacher.module."}[branch]
     state = {name.removeprefix(prefix): v for name, v in method_state(released).items() if name.startswith(prefix)}
-    if missing := {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} - state.keys():
+    if missing := lacking(state):
         raise WeightsError(
-            f"The checkpoint has no {branch} encoder: {', '.join(sorted(missing))} missing",
-            expected="the `model` entry of a CAMD or SiameseIM pre-training checkpoint",
+            f"The checkpoint has no {branch} encoder: {missing} missing",
+            expected=ABOUT,
         )
     return state
 
@@ -98,36 +99,19 @@ def vit_config(
         WeightsError: no encoder in it, or a width of no published size without `heads`.
     """
     state = encoder_state(released)
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    if heads is None and width not in HEADS:
-        raise WeightsError(f"Width {width} is that of no published size", do="say the number of attention heads")
-    grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-    scale = state.get("blocks.0.ls1.gamma")
-    return ViTConfig(
-        image_size=grid * patch,
-        patch_size=patch,
-        width=width,
-        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        heads=heads or HEADS[width],
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
-        layer_scale=None if scale is None else float(scale.mean() if scale.device.type != "meta" else 1e-5),
+    return replace(
+        mae_config(state, HEADS, heads),
+        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
         final_norm=False,
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
     )
 
 
-def load_encoder(released: Mapping[str, Tensor], branch: Literal["student", "teacher"] = "student") -> torch.nn.Module:
+def load_encoder(released: Mapping[str, Tensor], branch: Literal["student", "teacher"] = "student") -> ViT:
     """The release's encoder, loaded strictly.
 
     Raises:
-        WeightsError: entries are unknown, missing or of another shape.
+        WeightsError: entries are unknown, missing, of another shape, no numbers, or not finite.
     """
-    from fusiform.nn.vit import ViT
-
-    vit = ViT(vit_config(released))
-    try:
-        vit.load_state_dict(encoder_state(released, branch), strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
-    return vit.eval()
+    return strictly(vit_config(released), encoder_state(released, branch), ABOUT)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError, did_you_mean
+from fusiform.weights.shape import joined, lacking, mae_config, shape_of
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -112,7 +113,7 @@ def sort_entries(released: Mapping[str, Tensor]) -> Sorted:
             continue
         plain = name.removeprefix("visual.").removeprefix("vision_model.")
         if (found := _BLOCK.fullmatch(plain)) and (projection := _PROJECTION.fullmatch(found[2])):
-            parts.setdefault(f"blocks.{found[1]}.attn.qkv.{found[3]}", {})[projection[1]] = value
+            parts.setdefault(f"blocks.{found[1]}.attn.qkv.{found[3]}", {})[f"{projection[1]}_proj"] = value
         elif found and found[2] in _IN_BLOCK:
             state[f"blocks.{found[1]}.{_IN_BLOCK[found[2]]}.{found[3]}"] = value
         elif plain in _OUTSIDE:
@@ -127,13 +128,10 @@ def sort_entries(released: Mapping[str, Tensor]) -> Sorted:
                 do=did_you_mean(plain, known),
             )
     for ours, three in parts.items():
-        if missing := {"q", "k", "v"} - three.keys():
-            raise WeightsError(f"The checkpoint has no {', '.join(sorted(missing))}_proj for '{ours}'")
-        state[ours] = torch.cat([three["q"], three["k"], three["v"]])
-    needed = {"cls_token", "pos_embed", "patch_embed.proj.weight", "norm_pre.weight", "blocks.0.mlp.fc1.weight"}
-    if missing := needed - state.keys():
+        state[ours] = joined(three, ("q_proj", "k_proj", "v_proj"), ours)
+    if missing := lacking(state) or ("" if "norm_pre.weight" in state else "norm_pre.weight"):
         raise WeightsError(
-            f"The checkpoint has no picture encoder of CLIP or FaRL: {', '.join(sorted(missing))} missing",
+            f"The checkpoint has no picture encoder of CLIP or FaRL: {missing} missing",
             expected="visual.conv1.weight, visual.transformer.resblocks.* and so on, or transformers' names for them",
             do="name another family with --family",
         )
@@ -154,26 +152,12 @@ def vit_config(state: Mapping[str, Tensor], kind: Kind, *, heads: int | None = N
     Raises:
         WeightsError: positions of no square, or a width that is no multiple of 64 without `heads`.
     """
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    positions = state["pos_embed"].shape[1]
-    grid = round((positions - 1) ** 0.5)
-    if grid**2 + 1 != positions:
-        raise WeightsError(
-            f"The checkpoint has {positions} positions",
-            expected="one for the class token and a square number of others",
-        )
-    if heads is None and width % HEAD_WIDTH:
-        raise WeightsError(f"Width {width} is that of no published size", do="--heads N says the attention heads")
-    numbers = {int(n.split(".")[1]) for n in state if n.startswith("blocks.")}
-    return ViTConfig(
-        image_size=grid * patch,
-        patch_size=patch,
-        width=width,
-        depth=1 + max(numbers),
-        heads=heads or width // HEAD_WIDTH,
+    width = shape_of(state).width
+    published = {} if width % HEAD_WIDTH else {width: width // HEAD_WIDTH}
+    return replace(
+        mae_config(state, published, heads),
         norm_eps=1e-5,
         learned_positions=True,
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
         activation=kind.activation,
         first_norm=True,
         pixel_mean=PIXEL_MEAN,

@@ -58,14 +58,14 @@ def _plain(family: plain_vit.Family) -> Source:
 
 
 def _camd(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
-    state, vit = camd.encoder_state(released), ViT(camd.vit_config(released, heads=heads))
-    return _filled(vit, state), [n for n in released if n not in state], []
+    state, config = camd.encoder_state(released), camd.vit_config(released, heads=heads)
+    return strictly(config, state, camd.ABOUT), [n for n in released if n not in state], []
 
 
 def _siameseim(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
     state = camd.encoder_state(released)
     config = camd.vit_config(released, heads=heads, pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD)
-    return _filled(ViT(config), state), [n for n in released if n not in state], []
+    return strictly(config, state, camd.ABOUT), [n for n in released if n not in state], []
 
 
 def _clip(released: Mapping[str, Tensor], heads: int | None, *, kind: clip.Kind) -> Loaded:
@@ -80,8 +80,8 @@ def _clip_source(kind: clip.Kind) -> Source:
 
 def _mcf(released: Mapping[str, Tensor], heads: int | None, *, branch: mcf.Branch) -> Loaded:
     state, prefix = mcf.encoder_state(released, branch), mcf.BRANCHES[branch] + "."
-    vit = ViT(mcf.vit_config(state, heads=heads))
-    return _filled(vit, state), [n for n in released if n.removeprefix(prefix) not in state or n in state], []
+    vit = strictly(mcf.vit_config(state, heads=heads), state, mcf.ABOUT)
+    return vit, [n for n in released if n.removeprefix(prefix) not in state or n in state], []
 
 
 def _moco_v3(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
@@ -92,7 +92,7 @@ def _moco_v3(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
         raise WeightsError(
             f"'{strange[0]}' is in no checkpoint of MoCo v3", expected=f"{prefix}*, {'*, '.join(beside)}*"
         )
-    return _filled(ViT(moco_v3.vit_config(state, heads=heads)), state), left_out, []
+    return strictly(moco_v3.vit_config(state, heads=heads), state, moco_v3.ABOUT), left_out, []
 
 
 def _lafs(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
@@ -100,15 +100,7 @@ def _lafs(released: Mapping[str, Tensor], heads: int | None) -> Loaded:
         raise ConfigError(f"--heads {heads} for a file of LAFS", expected="none: the file tells them")
     state = lafs.encoder_state(released)
     left_out = [n for n in released if n.split("backbone.")[-1].removeprefix("module.").startswith(("head.", "loss."))]
-    return _filled(ViT(lafs.vit_config(state)), state), left_out, []
-
-
-def _filled(vit: ViT, state: Mapping[str, Tensor]) -> ViT:
-    try:
-        vit.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
-    return vit.eval()
+    return strictly(lafs.vit_config(state), state, lafs.ABOUT), left_out, []
 
 
 SOURCES: dict[str, Source] = {name: _plain(family) for name, family in plain_vit.FAMILIES.items()} | {
@@ -166,8 +158,6 @@ def import_encoder(
     said = f"those of the family '{family}'"
     if chosen.statistics_beside and (beside := path.with_name(chosen.statistics_beside)).is_file():
         vit, said = with_statistics(vit, beside), f"read from {beside.name} beside the file"
-    if strange := [name for name, value in vit.state_dict().items() if not value.isfinite().all()]:
-        raise WeightsError(f"'{strange[0]}' holds values that are no finite numbers", expected="trained weights")
     side = vit.config.image_size
     crop = Crop(template=crop_template(template, side).family, size=side, detector="not-known")
     card = {

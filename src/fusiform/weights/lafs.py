@@ -15,13 +15,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError, did_you_mean
+from fusiform.nn.vit import ViT
 from fusiform.weights import reading
 from fusiform.weights.reading import state_dict
+from fusiform.weights.shape import lacking, shape_of, strictly
+
+ABOUT = "A recognition state dict, or the `teacher` or `student` of a pre-training checkpoint."
+
+HEAD_WIDTH = 64
+"""Channels of an attention head in every size of the release."""
 
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -77,8 +83,16 @@ def our_name(name: str) -> str | None:
 
 
 def turned_round(projection: Tensor) -> Tensor:
-    """A patch projection (D, P*P*3) of transposed patches as a convolution (D, 3, P, P) of upright ones."""
-    patch = round((projection.shape[1] / 3) ** 0.5)
+    """A patch projection (D, P*P*3) of transposed patches as a convolution (D, 3, P, P) of upright ones.
+
+    Raises:
+        WeightsError: it has another shape.
+    """
+    patch = round((projection.shape[-1] / 3) ** 0.5) if projection.ndim == 2 else 0
+    if patch < 1 or 3 * patch**2 != projection.shape[1]:
+        raise WeightsError(
+            f"The patch projection has the shape {tuple(projection.shape)}", expected="(width, patch * patch * 3)"
+        )
     return projection.view(-1, patch, patch, 3).permute(0, 3, 2, 1).contiguous()
 
 
@@ -97,11 +111,8 @@ def encoder_state(released: Mapping[str, Tensor], *, transposed: bool = True) ->
         if ours == "patch_embed.proj.weight":
             value = turned_round(value) if transposed else turned_round(value).transpose(2, 3).contiguous()
         state[ours] = value
-    if missing := {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} - state.keys():
-        raise WeightsError(
-            f"The checkpoint has no encoder: {', '.join(sorted(missing))} missing",
-            expected="a recognition state dict, or the `teacher` or `student` of a pre-training checkpoint",
-        )
+    if missing := lacking(state):
+        raise WeightsError(f"The checkpoint has no encoder: {missing} missing", expected=ABOUT)
     return state
 
 
@@ -149,20 +160,18 @@ def vit_config(state: Mapping[str, Tensor], *, attention_scale: float | None = N
     Args:
         attention_scale: factor on attention products, which a file does not tell; None: the release's, width ** -0.5.
     """
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-    inner = state["blocks.0.attn.proj.weight"].shape[1]
+    shape = shape_of(state)
     return ViTConfig(
-        image_size=grid * patch,
-        patch_size=patch,
-        width=width,
-        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        heads=inner // 64,
-        head_width=64,
-        attention_scale=attention_scale or width**-0.5,
+        image_size=shape.grid * shape.patch,
+        patch_size=shape.patch,
+        width=shape.width,
+        depth=shape.depth,
+        heads=shape.inner // HEAD_WIDTH,
+        head_width=HEAD_WIDTH,
+        attention_scale=shape.width**-0.5 if attention_scale is None else attention_scale,
         qkv_bias="blocks.0.attn.qkv.bias" in state,
         norm_eps=1e-5,
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        mlp_ratio=shape.hidden / shape.width,
         learned_positions=True,
         landmark_cnn=any(name.startswith("landmarks.") for name in state),
         pixel_mean=PIXEL_MEAN,
@@ -170,21 +179,14 @@ def vit_config(state: Mapping[str, Tensor], *, attention_scale: float | None = N
     )
 
 
-def load_encoder(released: Mapping[str, Tensor], *, transposed: bool = True) -> torch.nn.Module:
+def load_encoder(released: Mapping[str, Tensor], *, transposed: bool = True) -> ViT:
     """The encoder of a checkpoint, loaded strictly: fViT alone, or with its landmark network (Part-fViT).
 
     Raises:
-        WeightsError: entries are unknown, missing or of another shape.
+        WeightsError: entries are unknown, missing, of another shape, no numbers, or not finite.
     """
-    from fusiform.nn.vit import ViT
-
     state = encoder_state(released, transposed=transposed)
-    vit = ViT(vit_config(state))
-    try:
-        vit.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
-    return vit.eval()
+    return strictly(vit_config(state), state, ABOUT)
 
 
 def read_landmarks(place: Path) -> dict[str, Tensor]:

@@ -15,7 +15,9 @@ from torch import Tensor
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError, did_you_mean
 from fusiform.nn.vit import ViT
-from fusiform.weights.shape import mae_config
+from fusiform.weights.shape import HEADS, lacking, mae_config, strictly
+
+ABOUT = "The `model` entry of an MCF pre-training checkpoint."
 
 Branch = Literal["teacher", "student"]
 
@@ -41,9 +43,6 @@ FROZEN = "perceptual_loss.model"
 
 LEFT_OUT = ("head.weight", "head.bias")
 """Of the frozen encoder: a classifier that was never trained."""
-
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Attention heads by width: a checkpoint does not say."""
 
 
 def method_state(released: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,19 +119,10 @@ def load_frozen(released: Mapping[str, Tensor], *, heads: int | None = None) -> 
 
 
 def _loaded(state: dict[str, Tensor], heads: int | None) -> ViT:
-    vit = ViT(vit_config(state, heads=heads))
-    try:
-        vit.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
-    return vit.eval()
+    return strictly(vit_config(state, heads=heads), state, ABOUT)
 
 
 def _whole(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    needed = {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
-    if missing := needed - state.keys():
-        raise WeightsError(
-            f"The checkpoint has no whole '{name}': {', '.join(sorted(missing))} missing",
-            expected="the `model` entry of an MCF pre-training checkpoint",
-        )
+    if missing := lacking(state):
+        raise WeightsError(f"The checkpoint has no whole '{name}': {missing} missing", expected=ABOUT)
     return state

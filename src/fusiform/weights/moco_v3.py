@@ -15,7 +15,9 @@ from torch import Tensor
 from fusiform.config import ViTConfig
 from fusiform.errors import WeightsError
 from fusiform.nn.vit import ViT
-from fusiform.weights.shape import mae_config
+from fusiform.weights.shape import lacking, mae_config, strictly
+
+ABOUT = "A pre-training checkpoint of vit_small or vit_base (not of vit_conv, no linear probe)."
 
 Branch = Literal["student", "teacher"]
 
@@ -40,12 +42,8 @@ def encoder_state(released: Mapping[str, Tensor], branch: Branch = "student") ->
     prefix = BRANCHES[branch]
     own = {name.removeprefix(prefix): v for name, v in released.items() if name.startswith(prefix)}
     state = {name: v for name, v in own.items() if name.split(".")[0] not in LEFT_OUT}
-    needed = {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
-    if missing := needed - state.keys():
-        raise WeightsError(
-            f"The checkpoint has no ViT of MoCo v3 under '{prefix}': {', '.join(sorted(missing))} missing",
-            expected="a pre-training checkpoint of vit_small or vit_base (not of vit_conv, no linear probe)",
-        )
+    if missing := lacking(state):
+        raise WeightsError(f"The checkpoint has no ViT of MoCo v3 under '{prefix}': {missing} missing", expected=ABOUT)
     return state
 
 
@@ -68,9 +66,4 @@ def load_encoder(released: Mapping[str, Tensor], branch: Branch = "student", *, 
         WeightsError: entries are unknown, missing or of another shape.
     """
     state = encoder_state(released, branch)
-    vit = ViT(vit_config(state, heads=heads))
-    try:
-        vit.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"The checkpoint does not fit its own shape: {error}") from error
-    return vit.eval()
+    return strictly(vit_config(state, heads=heads), state, ABOUT)

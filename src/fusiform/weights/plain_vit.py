@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ from torch import Tensor
 from fusiform.config import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
 from fusiform.errors import WeightsError
 from fusiform.nn.vit import ViT
-from fusiform.weights.shape import strictly
+from fusiform.weights import shape
+from fusiform.weights.shape import lacking, mae_config, shape_of, strictly
 from fusiform.weights.transformers_names import renamed, written_by_transformers
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
-"""Attention heads by width: a checkpoint does not say."""
+HEADS = {**shape.HEADS, 1408: 16, 1536: 24, 1664: 16}
+"""Attention heads by width, with the giants of MAE-Face and DINOv2."""
 
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -168,10 +169,14 @@ def sort_entries(released: Mapping[str, Tensor], family: Family) -> Sorted:
             state[plain] = value
     made = []
     positions = state.get("pos_embed")
-    if "reg_token" in state and positions is not None and round(positions.shape[1] ** 0.5) ** 2 == positions.shape[1]:
+    if "reg_token" in state and positions is not None and positions.ndim == 3 and _is_square(positions.shape[1]):
         state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
         made = ["the class token's row of pos_embed (zeros)"]
     return Sorted(state, [theirs for theirs, name in names.items() if name in dropped], made)
+
+
+def _is_square(number: int) -> bool:
+    return round(number**0.5) ** 2 == number
 
 
 def vit_config(state: Mapping[str, Tensor], family: Family, *, heads: int | None = None) -> ViTConfig:
@@ -183,35 +188,22 @@ def vit_config(state: Mapping[str, Tensor], family: Family, *, heads: int | None
     Raises:
         WeightsError: no ViT in it, positions of no square, or a width of no published size without `heads`.
     """
-    needed = {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
-    if missing := sorted(needed - state.keys()):
+    if missing := lacking(state):
         raise WeightsError(
-            f"The checkpoint has no encoder of the family '{family.name}': {', '.join(missing)} missing; "
+            f"The checkpoint has no encoder of the family '{family.name}': {missing} missing; "
             f"it begins with {', '.join(list(state)[:4]) or 'nothing'}",
             expected=family.about,
             do="name another family with --family",
         )
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    positions = state["pos_embed"].shape[1]
-    grid = round((positions - 1) ** 0.5)
-    if grid**2 + 1 != positions:
-        raise WeightsError(
-            f"The checkpoint has {positions} positions",
-            expected="one for the class token and a square number of others",
-        )
-    if heads is None and width not in family.heads:
-        raise WeightsError(f"Width {width} is that of no published size", do="--heads N says the attention heads")
-    numbers = {int(n.split(".")[1]) for n in state if n.startswith("blocks.") and n.split(".")[1].isdigit()}
-    into = state["blocks.0.mlp.fc1.weight"].shape[0]
-    out_of = state["blocks.0.mlp.fc2.weight"].shape[1] if "blocks.0.mlp.fc2.weight" in state else into
+    config = mae_config(state, family.heads, heads)
+    into, second = shape_of(state).hidden, state.get("blocks.0.mlp.fc2.weight")
+    out_of = second.shape[1] if second is not None and second.ndim == 2 else into
     registers = state.get("reg_token")
-    return ViTConfig(
-        image_size=grid * patch,
-        patch_size=patch,
-        width=width,
-        depth=1 + max(numbers),
-        heads=heads or family.heads[width],
-        mlp_ratio=out_of / width,
+    if registers is not None and registers.ndim != 3:
+        raise WeightsError(f"'reg_token' has the shape {tuple(registers.shape)}", expected="(1, registers, width)")
+    return replace(
+        config,
+        mlp_ratio=out_of / config.width,
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
         final_norm="norm.weight" in state,
         activation="swiglu" if into == 2 * out_of else "gelu",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from fusiform.errors import WeightsError
+from fusiform.weights.shape import joined
 
 PREFIXES = ("vit.", "dinov2.", "dinov2_with_registers.")
 """What models with a head put before their encoder's names."""
@@ -83,7 +83,5 @@ def renamed(released: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
         if not projection:
             state[ours] = value
     for ours, three in parts.items():
-        if missing := {"query", "key", "value"} - three.keys():
-            raise WeightsError(f"The checkpoint has no {', '.join(sorted(missing))} for '{ours}'")
-        state[ours] = torch.cat([three["query"], three["key"], three["value"]])
+        state[ours] = joined(three, ("query", "key", "value"), ours)
     return state, names

@@ -18,6 +18,7 @@ from fusiform.clock import Clock
 from fusiform.config import ViTConfig
 from fusiform.methods.method import Losses, Method
 from fusiform.nn.masking import RandomMasker
+from fusiform.nn.patches import taken
 from fusiform.nn.positions import sincos_table
 from fusiform.nn.vit import ViT
 
@@ -38,12 +39,9 @@ class MeanColour(Method):
         mask = self.masker(len(batch), self.encoder.config.patches, clock.stream("mask"), images.device)
         patches = self.encoder.patches(images)
         summary = self.encoder.encode(patches, mask.keep)[:, 0]
-        asked = self.positions.expand(len(batch), -1, -1).gather(
-            1, mask.drop.unsqueeze(-1).expand(-1, -1, self.positions.shape[-1])
-        )
-        answer = self.head(summary.unsqueeze(1) + asked)
+        answer = self.head(summary.unsqueeze(1) + taken(self.positions, mask.drop))
         colours = patches.unflatten(-1, (-1, 3)).mean(dim=2)
-        target = colours.gather(1, mask.drop.unsqueeze(-1).expand(-1, -1, 3))
+        target = taken(colours, mask.drop)
         loss = (answer.float() - target).square().mean()
         return Losses(total=loss, parts={"colour": loss.detach()})
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fusiform.nn.distillation import CrossViewEntropy
+from fusiform.nn.precision import wide
 from fusiform.nn.ranks import gather_over_ranks, mean_over_ranks, rank_and_size, sum_over_ranks
 
 
@@ -26,9 +27,14 @@ def normalise_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
     return centred / (variance + eps).sqrt()
 
 
+def denormalise_patches(prediction: Tensor, patches: Tensor, eps: float = 1e-6) -> Tensor:
+    """The inverse of `normalise_patches`: a prediction with the mean and variance of the original `patches`."""
+    return wide(prediction) * (patches.var(-1, keepdim=True) + eps).sqrt() + patches.mean(-1, keepdim=True)
+
+
 def masked_pixels(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over the hidden patches (MAE, section 3). Both (B, N - M, P); computed in float32 or wider."""
-    return (_wide(prediction) - target).square().mean()
+    return (wide(prediction) - target).square().mean()
 
 
 # --- UniGrad and top-k distillation (SiameseIM, CAMD) ---------------------------------------------------------------
@@ -73,7 +79,7 @@ def stepwise_weight(loss: Tensor, below: float, above: float) -> Tensor:
 
 def _rows(x: Tensor) -> Tensor:
     """(..., D) -> (n, D) in float32 or wider."""
-    return _wide(x).reshape(-1, x.shape[-1])
+    return wide(x).reshape(-1, x.shape[-1])
 
 
 # --- Feature distance and InfoNCE (MCF, after MoCo v3) --------------------------------------------------------------
@@ -96,7 +102,7 @@ def feature_distance(
     with torch.autocast(prediction[0].device.type, enabled=False):
         return torch.stack(
             [
-                (F.normalize(_wide(p), dim=dim) - F.normalize(_wide(t.detach()), dim=dim)).square().sum(dim).mean()
+                (F.normalize(wide(p), dim=dim) - F.normalize(wide(t.detach()), dim=dim)).square().sum(dim).mean()
                 for p, t in zip(prediction, target, strict=True)
             ]
         ).sum()
@@ -118,11 +124,6 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
         return 2 * temperature * F.cross_entropy(q @ k.T / temperature, own)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In float32 or wider."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 # --- codes, seams and relations between parts of the face (our reading of PaCo-FR) ------------------------------------
 
 
@@ -139,7 +140,7 @@ def nearest_codes(distances: Tensor, count: int) -> Tensor:
 
 def belief(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of a predicted with a target distribution over codes, both (..., K); mean over patches."""
-    return -(target * _wide(logits).log_softmax(-1)).sum(-1).mean()
+    return -(target * wide(logits).log_softmax(-1)).sum(-1).mean()
 
 
 def usage(logits: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ def seams(replaced: Tensor, original: Tensor, hidden: Tensor, patch_size: int) -
         hidden: (B, N) bool, true where replaced.
     """
     side, p = round(hidden.shape[1] ** 0.5), patch_size
-    change = (_wide(replaced) - original).reshape(-1, side, side, p, p, 3)  # the step is linear in the image
+    change = (wide(replaced) - original).reshape(-1, side, side, p, p, 3)  # the step is linear in the image
     at = hidden.reshape(-1, side, side)
     beside = (change[:, :, :-1, :, -1] - change[:, :, 1:, :, 0]).abs().mean((-2, -1))
     below = (change[:, :-1, :, -1] - change[:, 1:, :, 0]).abs().mean((-2, -1))
@@ -195,8 +196,8 @@ def relations(prediction: Tensor, original: Tensor, regions: Tensor, count: int)
     """Mean absolute change of the region distances, over all ordered pairs of regions that a face shows (a region's
     distance to itself, which cannot change, included), then over faces. Arguments as in `region_distances`."""
     with torch.autocast(prediction.device.type, enabled=False):
-        ours, both = region_distances(_wide(prediction), regions, count)
-        theirs, _ = region_distances(_wide(original), regions, count)
+        ours, both = region_distances(wide(prediction), regions, count)
+        theirs, _ = region_distances(wide(original), regions, count)
         present = F.one_hot(regions, count).amax(1).sum(-1)
         return (2 * ((ours - theirs).abs() * both).sum(-1) / present.square()).mean()
 
@@ -214,15 +215,15 @@ def self_distillation(student: Tensor, targets: Tensor, temperature: float) -> T
         targets: (A, B, K) probabilities, that of target a made from view a. No gradient flows into them.
     """
     with torch.autocast(student.device.type, enabled=False):
-        wide = _wide(student)
-        loss: Tensor = CrossViewEntropy.apply(wide, targets.detach().to(wide.dtype), temperature)
+        logits = wide(student)
+        loss: Tensor = CrossViewEntropy.apply(logits, targets.detach().to(logits.dtype), temperature)
         return loss
 
 
 def centred_targets(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """softmax((t - centre) / temperature), (..., K): DINO's centred and sharpened targets."""
     with torch.autocast(teacher.device.type, enabled=False):
-        return ((_wide(teacher) - centre) / temperature).softmax(-1).detach()
+        return ((wide(teacher) - centre) / temperature).softmax(-1).detach()
 
 
 def cosface(cosines: Tensor, labels: Tensor, scale: float = 64.0, margin: float = 0.4) -> Tensor:
@@ -257,15 +258,10 @@ def arcface(cosines: Tensor, labels: Tensor, scale: float = 64.0, margin: float 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over faces of -sum_c y_c log softmax(logits)_c; `labels` (B,) or (B, C), as in `cosface`."""
-    return F.cross_entropy(_wide(logits), labels if labels.ndim == 1 else labels.to(_wide(logits).dtype))
+    return F.cross_entropy(wide(logits), labels if labels.ndim == 1 else labels.to(wide(logits).dtype))
 
 
 def landmark_drift(ours: Tensor, frozen: Tensor, largest: float) -> Tensor:
     """Mean squared distance of landmarks from those of the frozen landmark network, both (B, N, 2) in 0 to `largest`:
     LAFS's regulariser of fine-tuning."""
     return (ours / largest - frozen.detach() / largest).square().mean()
-
-
-def denormalise_patches(prediction: Tensor, patches: Tensor, eps: float = 1e-6) -> Tensor:
-    """The inverse of `normalise_patches`: a prediction with the mean and variance of the original `patches`."""
-    return _wide(prediction) * (patches.var(-1, keepdim=True) + eps).sqrt() + patches.mean(-1, keepdim=True)

@@ -95,7 +95,7 @@ def test_a_frozen_encoder_that_is_not_there(tmp_path: Path) -> None:
     [
         ({"feature_layers": (0, 2)}, "names block 2 of a frozen encoder with 2"),
         ({"feature_layers": ()}, "names no block"),
-        ({"mask_ratio": 0.99}, "leaves 0 of 16"),
+        ({"mask_ratio": 0.99}, "hides 16 of 16"),
         ({"decoder_heads": 3}, "Decoder width 16 with 3 heads"),
     ],
 )
@@ -108,7 +108,7 @@ def test_patches_at_landmarks_make_no_picture_but_may_be_looked_at(tmp_path: Pat
     at_landmarks = replace(SHAPE, landmark_cnn=True)
     torch.manual_seed(0)
     other = Encoder(ViT(at_landmarks).eval(), CROP).save(tmp_path)
-    with pytest.raises(ConfigError, match="cuts them at landmarks"):
+    with pytest.raises(ConfigError, match="cuts its patches at landmarks"):
         replace(recipes.find("mcf").method, **SMALL, feature_encoder=str(other)).build(at_landmarks)
     losses = build(other).forward(batch(), CLOCK)
     assert torch.isfinite(losses.total)

@@ -32,6 +32,8 @@ from fusiform.methods.method import Losses, Method
 from fusiform.nn.codebook import BeliefPredictor, Codebook
 from fusiform.nn.dense_decoder import DenseDecoder
 from fusiform.nn.masking import Mask, RandomMasker
+from fusiform.nn.patches import taken
+from fusiform.nn.precision import wide
 from fusiform.nn.ranks import mean_over_ranks, rank_and_size, sum_over_ranks
 from fusiform.nn.regions import REGIONS, RegionMasker, region_map
 from fusiform.nn.vit import ViT
@@ -99,9 +101,9 @@ class PaCoFR(Method):
         """From patches (B, N, P) that are cut out and normalised already and the region of each (B, N)."""
         logits = self.belief_predictor(patches)
         candidates = logits.detach().topk(self.candidates, dim=-1).indices
-        original = _take(patches, mask.drop)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        codes = self.codebook.mixture(_take(wide, mask.drop), _take(candidates, mask.drop), self.temperature)
+        original = taken(patches, mask.drop)
+        believed = taken(wide(logits), mask.drop)
+        codes = self.codebook.mixture(believed, taken(candidates, mask.drop), self.temperature)
 
         prediction = self.predict(_put(patches, mask.drop, codes.detach() if incubating else codes))
         distances = self.codebook.distances(patches)
@@ -109,14 +111,20 @@ class PaCoFR(Method):
         replaced = _put(patches, mask.drop, codes)
         w = self.weighting
         terms = {
-            "pixels": masked_pixels(_take(prediction, mask.drop), normalise_patches(original)),
+            "pixels": masked_pixels(taken(prediction, mask.drop), normalise_patches(original)),
             "alignment": masked_pixels(codes, original),
             "seams": seams(replaced, patches, hidden, self.encoder.config.patch_size),
             "relations": relations(denormalise_patches(prediction, patches), patches, regions, len(REGIONS)),
             "usage": usage(logits),
             "belief": belief(logits, nearest_codes(distances, self.candidates)) if incubating else logits.new_zeros(()),
         }
-        total = terms["pixels"] + sum(getattr(w, name) * terms[name] for name in list(terms)[1:])
+        total = terms["pixels"] + (
+            w.alignment * terms["alignment"]
+            + w.seams * terms["seams"]
+            + w.relations * terms["relations"]
+            + w.usage * terms["usage"]
+            + w.belief * terms["belief"]
+        )
         parts = {name: value.detach() for name, value in terms.items()}
         return Losses(total=total, parts={**parts, **self.health(candidates, distances)})
 
@@ -179,11 +187,6 @@ class PaCoFR(Method):
         if self._fresh is not None:
             self.codebook.replace_unused(self._fresh, self.belief_predictor, self.candidates)
             self._fresh = None
-
-
-def _take(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, M) of x (B, N, D): (B, M, D)."""
-    return x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def _put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusiform.nn.precision import wide
 from fusiform.nn.vit import ViT
 
 
@@ -58,8 +59,7 @@ class FrozenFeatures(nn.Module):
         """(B, 3, H, W) normalised pixels -> one (B, 1 + n, D) for each of the layers."""
         side = self.vit.config.image_size
         smooth = self.interpolation == "bilinear"
-        wide = images if images.dtype == torch.float64 else images.float()
-        sized = F.interpolate(wide, size=(side, side), mode=self.interpolation, antialias=smooth)
+        sized = F.interpolate(wide(images), size=(side, side), mode=self.interpolation, antialias=smooth)
         return self.vit.encode_taps(self.vit.cut(sized * self.scale + self.shift), self.layers)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fusiform.nn.landmark_patches import grid_landmarks
 from fusiform.nn.norms import PixelBatchNorm
+from fusiform.nn.precision import wide
 
 
 class _Row(NamedTuple):
@@ -166,6 +167,6 @@ class LandmarkCNN(nn.Module):
 
 def released_coordinates(raw: Tensor, largest: float) -> Tensor:
     """(B, 2N) raw numbers -> (B, N, 2) in 0 to `largest`, by each face's own extremes."""
-    wide = raw if raw.dtype == torch.float64 else raw.float()
-    low, high = wide.amin(1, keepdim=True), wide.amax(1, keepdim=True)
-    return ((wide - low) / (high - low) * largest).view(len(raw), -1, 2)
+    numbers = wide(raw)
+    low, high = numbers.amin(1, keepdim=True), numbers.amax(1, keepdim=True)
+    return ((numbers - low) / (high - low) * largest).view(len(raw), -1, 2)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusiform.nn.precision import wide
+
 
 class CosinePrototypes(nn.Module):
     """Cosines of embeddings with one learned direction for each of C people (Wang et al., "CosFace", CVPR 2018,
@@ -23,5 +25,4 @@ class CosinePrototypes(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """(B, D), of any length -> (B, C) in [-1, 1], in float32 or wider, also under autocast."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            wide = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-            return F.linear(F.normalize(wide), F.normalize(self.weight))
+            return F.linear(F.normalize(wide(embeddings)), F.normalize(self.weight))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fusiform.nn.precision import wide
 from fusiform.nn.ranks import rank_and_size, sum_over_ranks
 
 
@@ -20,11 +21,10 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
-        wide = x if x.dtype == torch.float64 else x.float()
         with torch.autocast(x.device.type, enabled=False):
             if not (self.training and self.across_ranks and rank_and_size()[1] > 1):
-                return super().forward(wide)
-            return self._together(wide)
+                return super().forward(wide(x))
+            return self._together(wide(x))
 
     def _together(self, x: Tensor) -> Tensor:
         """With the mean and variance of all ranks' rows, and gradients through both."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fusiform.config import VIT_SIZES, Colour, DataConfig, LoopConfig, OptimConfig, Recipe, ViewConfig, ViTConfig
 from fusiform.errors import ConfigError
+from fusiform.recipes.checks import require_decoder, require_grid, require_hidden
 
 if TYPE_CHECKING:
     from fusiform.methods.camd import CAMD
@@ -101,18 +102,9 @@ class CAMDConfig:
                 f"--method.distill-layers names block {wrong[0]} of an encoder with {vit.depth}",
                 expected=f"0 to {vit.depth - 1}",
             )
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise ConfigError(
-                f"Decoder width {self.decoder_width} with {self.decoder_heads} heads",
-                expected="a multiple of the heads and of 4",
-                do="change --method.decoder-heads",
-            )
-        if not 0 < round(vit.patches * self.mask_ratio) < vit.patches:
-            raise ConfigError(
-                f"Mask ratio {self.mask_ratio} hides {round(vit.patches * self.mask_ratio)} of {vit.patches} patches",
-                expected="some hidden and some visible",
-                do="change --method.mask-ratio",
-            )
+        require_grid(vit, "CAMD asks what lies at a place of the face")
+        require_hidden(self.mask_ratio, round(vit.patches * self.mask_ratio), vit.patches)
+        require_decoder(self.decoder_width, self.decoder_heads, self.predictor_depth)
         if not 0 < self.top_keys <= vit.patches:
             raise ConfigError(f"{self.top_keys} keys of {vit.patches} patches", do="change --method.top-keys")
 

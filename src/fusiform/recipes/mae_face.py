@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fusiform.config import VIT_SIZES, DataConfig, LoopConfig, OptimConfig, Recipe, ViTConfig
+from fusiform.recipes.checks import require_decoder, require_grid, require_hidden
 
 if TYPE_CHECKING:
     from fusiform.methods.mae_face import MAEFace
@@ -32,6 +33,9 @@ class MAEFaceConfig:
         from fusiform.nn.masking import RandomMasker
         from fusiform.nn.vit import ViT
 
+        require_grid(vit, "MAE predicts the pixels of hidden places")
+        require_hidden(self.mask_ratio, vit.patches - int(vit.patches * (1 - self.mask_ratio)), vit.patches)
+        require_decoder(self.decoder_width, self.decoder_heads, self.decoder_depth)
         decoder = PixelDecoder(
             encoder_width=vit.width,
             grid=vit.grid,

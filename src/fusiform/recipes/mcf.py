@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fusiform.config import VIT_SIZES, DataConfig, LoopConfig, OptimConfig, Recipe, ViTConfig
 from fusiform.errors import ConfigError
+from fusiform.recipes.checks import require_decoder, require_grid, require_hidden
 
 if TYPE_CHECKING:
     from fusiform.methods.mcf import MCF
@@ -65,6 +66,9 @@ class MCFConfig:
         from fusiform.nn.mlp_heads import BatchNormMlp
         from fusiform.nn.vit import ViT
 
+        require_grid(vit, "MCF puts a picture together from its patches")
+        require_hidden(self.mask_ratio, vit.patches - int(vit.patches * (1 - self.mask_ratio)), vit.patches)
+        require_decoder(self.decoder_width, self.decoder_heads, self.decoder_depth)
         encoder = ViT(vit)
         hidden, out, together = self.projector_hidden, self.projector_width, self.norms_across_ranks
         projector = BatchNormMlp(vit.width, hidden, out, final_norm=True, across_ranks=together)
@@ -78,7 +82,7 @@ class MCFConfig:
             heads=self.decoder_heads,
         )
         frozen = self._frozen()  # last, so that its shape shifts no initial weight
-        self._check(vit, frozen.config.depth)
+        self._check_layers(frozen.config.depth)
         features = FrozenFeatures(
             frozen,
             self.feature_layers,
@@ -140,13 +144,7 @@ class MCFConfig:
             _, released = state_dict(read(place), (moco_v3.ENTRY,), place)
             return moco_v3.load_encoder(released)
 
-    def _check(self, vit: ViTConfig, frozen_depth: int) -> None:
-        if vit.landmark_cnn:
-            raise ConfigError(
-                "MCF puts a picture together from its patches, and this encoder cuts them at landmarks",
-                expected="patches on a grid",
-                do="--vit.no-landmark-cnn",
-            )
+    def _check_layers(self, frozen_depth: int) -> None:
         if wrong := [layer for layer in self.feature_layers if not 0 <= layer < frozen_depth]:
             raise ConfigError(
                 f"--method.feature-layers names block {wrong[0]} of a frozen encoder with {frozen_depth}",
@@ -154,19 +152,6 @@ class MCFConfig:
             )
         if not self.feature_layers:
             raise ConfigError("--method.feature-layers names no block", expected=f"some of 0 to {frozen_depth - 1}")
-        visible = int(vit.patches * (1 - self.mask_ratio))
-        if not 0 < visible < vit.patches:
-            raise ConfigError(
-                f"Mask ratio {self.mask_ratio} leaves {visible} of {vit.patches} patches visible",
-                expected="some hidden and some visible",
-                do="change --method.mask-ratio",
-            )
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise ConfigError(
-                f"Decoder width {self.decoder_width} with {self.decoder_heads} heads",
-                expected="a multiple of the heads and of 4",
-                do="change --method.decoder-heads",
-            )
 
 
 AS_RELEASED = Recipe(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fusiform.config import VIT_SIZES, DataConfig, LoopConfig, OptimConfig, Recipe, ViTConfig
 from fusiform.errors import ConfigError
+from fusiform.recipes.checks import require_decoder, require_grid, require_hidden
 
 if TYPE_CHECKING:
     from fusiform.methods.paco_fr import PaCoFR
@@ -94,13 +95,9 @@ class PaCoFRConfig:
         )
 
     def _check(self, vit: ViTConfig) -> None:
-        replaced = round(vit.patches * self.mask_ratio)
-        if not 0 < replaced < vit.patches:
-            raise ConfigError(
-                f"Mask ratio {self.mask_ratio} replaces {replaced} of {vit.patches} patches",
-                expected="some replaced and some not",
-                do="change --method.mask-ratio",
-            )
+        require_grid(vit, "PaCo-FR replaces regions of the face")
+        require_hidden(self.mask_ratio, round(vit.patches * self.mask_ratio), vit.patches)
+        require_decoder(self.decoder_width, self.decoder_heads, self.decoder_depth)
         if not 1 <= self.candidates <= self.codes:
             raise ConfigError(
                 f"{self.candidates} candidates of {self.codes} codes",
@@ -109,12 +106,6 @@ class PaCoFRConfig:
             )
         if self.temperature <= 0:
             raise ConfigError(f"Temperature {self.temperature}", expected="above 0", do="--method.temperature 1")
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise ConfigError(
-                f"Decoder width {self.decoder_width} with {self.decoder_heads} heads",
-                expected="a multiple of the heads and of 4",
-                do="change --method.decoder-heads",
-            )
 
 
 PACO_FR = Recipe(

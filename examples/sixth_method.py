@@ -40,7 +40,7 @@ class MeanColour(Method):
         patches = self.encoder.patches(images)
         summary = self.encoder.encode(patches, mask.keep)[:, 0]
         answer = self.head(summary.unsqueeze(1) + taken(self.positions, mask.drop))
-        colours = patches.unflatten(-1, (-1, 3)).mean(dim=2)
+        colours = patches.reshape(*patches.shape[:2], -1, 3).mean(dim=2)
         target = taken(colours, mask.drop)
         loss = (answer.float() - target).square().mean()
         return Losses(total=loss, parts={"colour": loss.detach()})

@@ -42,6 +42,7 @@ ARMS = {
     "crops-50": f"{BASE}:optim.muon=6,data.crop_scale=[0.5, 1.0]",
     "crops-none": f"{BASE}:optim.muon=6,data.crop_scale=[1.0, 1.0],data.crop_aspect=[1.0, 1.0]",
     "colour": f"{BASE}:optim.muon=6,data.colour.jitter=[0.4, 0.4, 0.2, 0.1],data.colour.jitter_share=0.8",
+    "averaged": f"{BASE}:optim.muon=6,optim.ema=0.99",
     "warm-up-long": f"{BASE}:optim.muon=6,optim.warmup_epochs=12",
     "not-to-zero": f"{BASE}:optim.muon=6,optim.end_lr_per_256=4e-4",
     "gradients": f"{ONE}:method.gradients=1",

@@ -30,6 +30,7 @@ ARMS = {
     "muon-3": f"{BASE}:optim.muon=3",
     "muon-6": f"{BASE}:optim.muon=6",
     "muon-12": f"{BASE}:optim.muon=12",
+    "width-96": f"{BASE}:optim.muon=6,vit.width=96",
     "steps-64": f"{BASE}:optim.muon=6,optim.faces_per_step=64,optim.lr_per_256=4e-3",
     "steps-256": f"{BASE}:optim.muon=3,optim.faces_per_step=256,optim.lr_per_256=1e-3",
     "mask-60": f"{BASE}:optim.muon=6,method.mask_ratio=0.6",

@@ -4,7 +4,8 @@ Candidates share a hash of the inner face, of its middle, or of the whole pictur
 copy if the thumbnails of the inner faces correlate, as they are or after one is laid over the other
 (`fusiform.curate.overlay`), or those of the pictures do and both faces lie at the same place in them. The inner face,
 aligned, is what survives cropping a photo, and its middle what survives a crop through the forehead; the whole picture
-is what survives a face that was aligned a little otherwise.
+is what survives a face that was aligned a little otherwise. What agrees in small is then looked at in detail
+(`fusiform.curate.details`), because two photos of one person in one light agree in small too.
 
 Codes that are near are found by multi-index hashing (Norouzi, Punjani, Fleet, "Fast search in Hamming space with
 multi-index hashing", 2012): two codes that differ in few bits agree in one of their parts but for one bit. Up to
@@ -15,11 +16,12 @@ the pairs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiform.curate.details import DETAIL, Details, compare
 from fusiform.curate.likeness import CORE_MIRROR, MIRROR, SIDE, correlation, hamming
 from fusiform.curate.overlay import agreement, inside
 from fusiform.curate.unions import Unions
@@ -36,6 +38,8 @@ CERTAIN, LAID_OVER = 0.99, 0.98
 tinted, saved at quality 10 or 30 or cropped by up to 30 %, 96 to 99 % lie above; the most alike of 7,626 pairs of
 different people reach .947, and of 12,000 with one of them cropped .940. Other photos of one person in one session may
 lie above: a tenth of the pairs of the Olivetti faces do."""
+WORTH_DETAIL = 0.94
+"""Of what is looked at in detail after it was laid over, which decides more strictly and may ask of more."""
 PLAUSIBLE = 0.35
 """Plain correlation from which laying over is tried: fewer than 1 % of copies have less."""
 PICTURE_CORRELATION, CROP_AT_LEAST = 0.985, 0.85
@@ -48,6 +52,11 @@ BLOCK = 1 << 18
 ALL_PAIRS = 20_000
 OVERLAID = 4096
 """Pairs laid over one another before it is asked again which are of one group by now."""
+LOOKED_AT = 512
+"""Pairs looked at in detail before it is asked again which are of one group by now."""
+VAIN, VAIN_UNSURE = 64, 32
+"""Looks in detail that a face is given in vain: frames of one film all look alike in small. And those that it is given
+at faces which do so less than copies usually do; among millions each face has such neighbours."""
 CROWD = 2048
 """Codes in one bucket, or near it, that a code is compared with; more have one look, such as blank pictures."""
 
@@ -71,11 +80,46 @@ class Looks(NamedTuple):
     thumbs: Thumbs
     centre: NDArray[np.float32]
     frame: NDArray[np.float32]
+    details: Details | None = None
+    """None: what agrees in small is a copy."""
+
+
+class _Search:
+    """What is known so far of who copies whom.
+
+    Attributes:
+        vain: (N,) looks in detail that a face was given and that found another picture.
+        left_out: looks that were not given any more.
+    """
+
+    def __init__(self, looks: Looks, unions: Unions) -> None:
+        self.looks, self.unions = looks, unions
+        self.vain = np.zeros(len(looks.phash), np.int32)
+        self.left_out = 0
+
+    def take(self, a: Ints, b: Ints, mirrored: bool, limit: int) -> None:
+        """Join the pairs, which agree in small, that agree in detail. Faces with `limit` vain looks get no more."""
+        if self.looks.details is None:
+            self.unions.join(a, b)
+            return
+        for start in range(0, len(a), LOOKED_AT):
+            i, j = a[start : start + LOOKED_AT], b[start : start + LOOKED_AT]
+            apart = self.unions.apart(i, j)
+            i, j = i[apart], j[apart]
+            given = np.maximum(self.vain[i], self.vain[j]) < limit
+            self.left_out += int((~given).sum())
+            i, j = i[given], j[given]
+            if not len(i):
+                continue
+            same = _in_detail(self.looks, i, j, mirrored)
+            self.unions.join(i[same], j[same])
+            np.add.at(self.vain, np.concatenate([i[~same], j[~same]]), 1)
 
 
 def groups_of_copies(looks: Looks, unions: Unions) -> list[str]:
     """Join the faces that are copies. Returns notes for the user."""
     crowded = 0
+    search = _Search(looks, unions)
     kinds = (
         (1, looks.face_phash, MIRROR, CROP_BITS),
         (1, looks.core, CORE_MIRROR, CORE_BITS),
@@ -86,29 +130,50 @@ def groups_of_copies(looks: Looks, unions: Unions) -> list[str]:
             for a, b, passed_over in near_pairs(codes, codes ^ np.uint64(mirror if mirrored else 0), bits):
                 crowded += passed_over
                 if which == 1:
-                    _join_faces(looks, a, b, mirrored, unions)
+                    _join_faces(search, a, b, mirrored)
                 else:
                     alike = _like_pictures(looks, a, b, mirrored)
-                    unions.join(a[alike], b[alike])
-    if not crowded:
-        return []
-    return [
-        f"{crowded:,} comparisons of faces that look like thousands of others were left out in the search for copies."
-    ]
+                    search.take(a[alike], b[alike], mirrored, VAIN)
+    notes = []
+    if crowded:
+        notes.append(
+            f"{crowded:,} comparisons of faces that look like thousands of others were left out in the search for "
+            "copies."
+        )
+    if search.left_out:
+        notes.append(
+            f"{search.left_out:,} pairs of faces that look alike were not compared in detail, because many such "
+            "looks had found one of them to be another picture of the same scene; they do not count as copies."
+        )
+    return notes
 
 
-def _join_faces(looks: Looks, a: Ints, b: Ints, mirrored: bool, unions: Unions) -> None:
+def _join_faces(search: _Search, a: Ints, b: Ints, mirrored: bool) -> None:
+    looks, unions = search.looks, search.unions
+    alike = LAID_OVER if looks.details is None else WORTH_DETAIL
     like = correlation(looks.thumbs[a, 1], looks.thumbs[b, 1], np.full(len(a), mirrored))
     certain = like >= CERTAIN
-    unions.join(a[certain], b[certain])
+    search.take(a[certain], b[certain], mirrored, VAIN)
     unsure = np.flatnonzero(~certain & (like >= PLAUSIBLE))
     for start in range(0, len(unsure), OVERLAID):
         at = unsure[start : start + OVERLAID]
-        roots = unions.roots()
-        at = at[roots[a[at]] != roots[b[at]]]  # thousands of frames of one film are soon of one group
+        at = at[unions.apart(a[at], b[at])]  # thousands of frames of one film are soon of one group
         if len(at):
-            same = _laid_over(looks, a[at], b[at], mirrored) >= LAID_OVER
-            unions.join(a[at][same], b[at][same])
+            like = _laid_over(looks, a[at], b[at], mirrored)
+            sure, less_sure = at[like >= LAID_OVER], at[(like >= alike) & (like < LAID_OVER)]
+            search.take(a[sure], b[sure], mirrored, VAIN)
+            search.take(a[less_sure], b[less_sure], mirrored, VAIN_UNSURE)
+
+
+def _in_detail(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.bool_]:
+    assert looks.details is not None
+    thumbs, details = (looks.thumbs[a, 1], looks.thumbs[b, 1]), (looks.details[a], looks.details[b])
+    known = inside(looks.frame[a], DETAIL), inside(looks.frame[b], DETAIL)
+    if mirrored:
+        thumbs = thumbs[0], _mirrored(thumbs[1], SIDE)
+        details = details[0], _mirrored(details[1], DETAIL)
+        known = known[0], _mirrored(known[1], DETAIL)
+    return compare(thumbs, details, known).copies()
 
 
 def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.bool_]:
@@ -128,9 +193,12 @@ def _laid_over(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.flo
     ours, theirs = looks.thumbs[a, 1], looks.thumbs[b, 1]
     shown = inside(looks.frame[b])
     if mirrored:
-        theirs = theirs.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(-1, SIDE * SIDE)
-        shown = shown.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(-1, SIDE * SIDE)
+        theirs, shown = _mirrored(theirs, SIDE), _mirrored(shown, SIDE)
     return agreement(ours, theirs, inside(looks.frame[a]), shown)
+
+
+def _mirrored(faces: NDArray[Any], side: int) -> NDArray[Any]:
+    return faces.reshape(-1, side, side)[:, :, ::-1].reshape(len(faces), -1)
 
 
 def near_pairs(codes: NDArray[np.uint64], queries: NDArray[np.uint64], bits: int) -> Iterator[tuple[Ints, Ints, int]]:

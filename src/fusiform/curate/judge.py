@@ -4,7 +4,7 @@ Looking at photos stores what was measured; nothing of it is thrown away. What i
 numbers, the keys and the options alone, so it does not depend on the order in which photos came, on the number of
 workers or on how often a run was stopped, and it may be decided otherwise by the next run without a photo.
 
-N faces are held as a few numbers each (about 90 bytes), thumbnails in a mapped file.
+N faces are held as a few numbers each (about 120 bytes), thumbnails in a mapped file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from fusiform import ledger
 from fusiform.clock import stream_seed
 from fusiform.curate.chunks import ledger_file
 from fusiform.curate.copies import Looks, groups_of_copies
+from fusiform.curate.details import StoredDetails
 from fusiform.curate.likeness import SIDE, core_hash
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.screen import REASONS, quality, screen, thresholds
 from fusiform.curate.unions import Unions
 from fusiform.faces.align import place, template
+from fusiform.faces.faceset import COMMITS
 from fusiform.ledger import KEPT, MEASURES
 
 LOOKS_FILE = "looks.tmp"
@@ -109,6 +111,7 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
     policy = thresholds(options.policy, options.limits)
     parts: dict[str, list[NDArray[Any]]] = {}
     starts: dict[int, int] = {}
+    templates: dict[str, int] = {}
     copied: list[tuple[int, int]] = []  # sha256 and unit of pictures that were refused as the same bytes
     count = 0
     with spool.open("wb") as looks:
@@ -136,6 +139,8 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
                 **dict(zip(("centre", "frame"), _places(table), strict=True)),
                 "sha": _sha(table),
                 "unit": _units(table, options),
+                "where": _where(folder, chunk, table["key"]),
+                "template": _numbered(table["template"], templates),
                 "given": pc.not_equal(pc.fill_null(table["subject"], ""), "").to_numpy(zero_copy_only=False),
                 "keys": np.array([key.encode() for key in table["key"].to_pylist()]),
             }
@@ -150,7 +155,8 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
     faces = {name: np.concatenate(values) for name, values in parts.items()}
     parts.clear()
     seen = Looks(
-        *(faces["phash"], faces["face_phash"], faces["core"], _Thumbs(spool, count), faces["centre"], faces["frame"])
+        *(faces["phash"], faces["face_phash"], faces["core"], _Thumbs(spool, count), faces["centre"], faces["frame"]),
+        StoredDetails(folder, faces["where"], faces["template"], [_inner_face(name) for name in templates]),
     )
     notes: list[str] = []
     unions = Unions(count)
@@ -255,6 +261,20 @@ def _hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
 def _sha(table: pa.Table) -> NDArray[np.uint64]:
     """The first 64 bits of each picture's sha256."""
     return np.array([int((sha or "0")[:16], 16) for sha in table["sha256"].to_pylist()], np.uint64)
+
+
+def _where(folder: Path, chunk: int, keys: pa.ChunkedArray) -> NDArray[np.int64]:
+    """(N, 3) chunk, offset and length of the JPEG of each key."""
+    index = pq.read_table(folder / COMMITS / f"{chunk:05d}.index.parquet", columns=["key", "offset", "length"])
+    at = pc.index_in(keys, value_set=index["key"].combine_chunks())
+    found = index.take(at)
+    lie = [found[name].to_numpy().astype(np.int64) for name in ("offset", "length")]
+    return np.stack([np.full(len(keys), chunk), *lie], 1)
+
+
+def _numbered(column: pa.ChunkedArray, names: dict[str, int]) -> NDArray[np.int16]:
+    """Each name's number, in the order in which they were first met."""
+    return np.array([names.setdefault(name or "", len(names)) for name in column.to_pylist()], np.int16)
 
 
 def _units(table: pa.Table, options: CurateOptions) -> NDArray[np.int64]:

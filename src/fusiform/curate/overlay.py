@@ -9,6 +9,9 @@ offset of the light as two more unknowns), and what lies outside either photo is
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,18 +27,40 @@ BLOCK = 256
 """Pairs at a time: what fits into a processor's cache."""
 
 Floats = NDArray[np.float32]
-_Y, _X = (g.ravel().astype(np.float32) for g in np.mgrid[:SIDE, :SIDE])
-_MIDDLE = np.float32((SIDE - 1) / 2)
+Grey = NDArray[np.uint8] | Floats
+Known = NDArray[np.bool_]
 
 
-def inside(frames: Floats) -> NDArray[np.bool_]:
-    """(N, SIDE * SIDE) which pixels of thumbnails lie in their photos.
+class Over(NamedTuple):
+    """N pairs of pictures, the second laid over the first.
+
+    Attributes:
+        best: (N,) highest correlation on the way.
+        fit: (N, 4) scale less 1, turn, shift in x and y, in pixels, from the first into the second.
+        value: (N, side * side) the second, in the place of the first.
+        weight: (N, side * side) 1 where both show their photo.
+    """
+
+    best: Floats
+    fit: Floats
+    value: Floats
+    weight: Floats
+
+
+@cache
+def _grid(side: int) -> tuple[Floats, Floats]:
+    y, x = (g.ravel().astype(np.float32) for g in np.mgrid[:side, :side])
+    return y, x
+
+
+def inside(frames: Floats, side: int = SIDE) -> NDArray[np.bool_]:
+    """(N, side * side) which pixels of thumbnails, or of inner faces of another size, lie in their photos.
 
     Args:
         frames: (N, 2, 3) from thumbnail pixels to the photo, whose sides are 0 and 1; NaN where not known, which
             counts as inside.
     """
-    x, y = _X + 0.5, _Y + 0.5
+    y, x = ((g + 0.5) * (SIDE / side) for g in _grid(side))
     at = frames[:, :, 0, None] * x + frames[:, :, 1, None] * y + frames[:, :, 2, None]
     with np.errstate(invalid="ignore"):
         outside = ((at < 0) | (at > 1)).any(1)
@@ -56,31 +81,42 @@ def agreement(
     best = np.full(len(a), -1, np.float32)
     for start in range(0, len(a), BLOCK):
         rows = slice(start, start + BLOCK)
-        best[rows] = _fitted(a[rows], b[rows], a_inside[rows], b_inside[rows])
+        best[rows] = laid_over(a[rows], b[rows], a_inside[rows], b_inside[rows], side=SIDE).best
     return best
 
 
-def _fitted(
-    a: NDArray[np.uint8], b: NDArray[np.uint8], a_inside: NDArray[np.bool_], b_inside: NDArray[np.bool_]
-) -> Floats:
+def laid_over(
+    a: Grey, b: Grey, a_inside: Known, b_inside: Known, *, side: int, start: Floats | None = None, steps: int = STEPS
+) -> Over:
+    """Lay pictures b over pictures a, (N, side * side) each.
+
+    Args:
+        a_inside: (N, side * side) what of a is of its photo; `b_inside` likewise.
+        start: (N, 4) a first fit; None: as they are.
+    """
     one, two = a.astype(np.float32), b.astype(np.float32)
-    square = two.reshape(-1, SIDE, SIDE)
+    square = two.reshape(-1, side, side)
     layers = np.stack([square, np.gradient(square, axis=2), np.gradient(square, axis=1)], -1).reshape(len(b), -1, 3)
     layers = np.concatenate([layers, b_inside[..., None]], -1).astype(np.float32)
-    x, y = _X - _MIDDLE, _Y - _MIDDLE
-    fit = np.zeros((len(a), 4), np.float32)  # scale - 1, turn, shift in x and y
+    y_at, x_at = _grid(side)
+    middle = np.float32((side - 1) / 2)
+    x, y = x_at - middle, y_at - middle
+    fit = np.zeros((len(a), 4), np.float32) if start is None else start
+    wide = side / SIDE
+    largest_step = np.array(LARGEST_STEP) * (1, 1, wide, wide)
+    limit = np.array([LARGEST_TURN, LARGEST_TURN, LARGEST_SHIFT * wide, LARGEST_SHIFT * wide])
     best = np.full(len(a), -1, np.float32)
     ones = np.ones_like(one)
-    for step in range(STEPS + 1):
+    for step in range(steps + 1):
         scale, turn, right, down = (fit[:, i, None] for i in range(4))
-        px = _X + scale * x - turn * y + right
-        py = _Y + turn * x + scale * y + down
-        value, gx, gy, known = np.moveaxis(_sampled(layers, px, py), -1, 0)
-        reached = (px >= 0) & (px <= SIDE - 1) & (py >= 0) & (py <= SIDE - 1)
+        px = x_at + scale * x - turn * y + right
+        py = y_at + turn * x + scale * y + down
+        value, gx, gy, known = np.moveaxis(_sampled(layers, px, py, side), -1, 0)
+        reached = (px >= 0) & (px <= side - 1) & (py >= 0) & (py <= side - 1)
         weight = (a_inside & reached & (known > 0.99)).astype(np.float32)
         enough = weight.mean(1) >= SHARED
         best = np.where(enough, np.maximum(best, _correlation(one, value, weight)), best)
-        if step == STEPS:
+        if step == steps:
             break
         slopes = np.stack([gx * x + gy * y, gy * x - gx * y, gx, gy, value, ones], -1)
         weighted = slopes * weight[..., None]
@@ -91,20 +127,19 @@ def _fitted(
         found = np.linalg.solve(normal, right_side[..., None])[..., 0] / size
         gain = found[:, 4]
         gain = np.where(np.abs(gain) < 0.2, np.where(gain < 0, -0.2, 0.2), gain)
-        change = np.clip(found[:, :4] / gain[:, None], -np.array(LARGEST_STEP), LARGEST_STEP)
-        limit = np.array([LARGEST_TURN, LARGEST_TURN, LARGEST_SHIFT, LARGEST_SHIFT])
+        change = np.clip(found[:, :4] / gain[:, None], -largest_step, largest_step)
         fit = np.clip(fit + change, -limit, limit).astype(np.float32)
-    return best
+    return Over(best, fit, value, weight)
 
 
-def _sampled(layers: Floats, px: Floats, py: Floats) -> Floats:
-    """(N, P, C) layers (N, SIDE * SIDE, C) at (N, P) places, between the pixels."""
-    left = np.clip(np.floor(px), 0, SIDE - 2).astype(np.int64)
-    top = np.clip(np.floor(py), 0, SIDE - 2).astype(np.int64)
+def _sampled(layers: Floats, px: Floats, py: Floats, side: int) -> Floats:
+    """(N, P, C) layers (N, side * side, C) at (N, P) places, between the pixels."""
+    left = np.clip(np.floor(px), 0, side - 2).astype(np.int64)
+    top = np.clip(np.floor(py), 0, side - 2).astype(np.int64)
     fx, fy = np.clip(px - left, 0, 1)[..., None], np.clip(py - top, 0, 1)[..., None]
-    row, at = np.arange(len(layers))[:, None], top * SIDE + left
+    row, at = np.arange(len(layers))[:, None], top * side + left
     upper = layers[row, at] * (1 - fx) + layers[row, at + 1] * fx
-    lower = layers[row, at + SIDE] * (1 - fx) + layers[row, at + SIDE + 1] * fx
+    lower = layers[row, at + side] * (1 - fx) + layers[row, at + side + 1] * fx
     sampled: Floats = (upper * (1 - fy) + lower * fy).astype(np.float32)
     return sampled
 

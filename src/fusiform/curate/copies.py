@@ -92,8 +92,8 @@ class _Search:
         left_out: looks that were not given any more.
     """
 
-    def __init__(self, looks: Looks, unions: Unions) -> None:
-        self.looks, self.unions = looks, unions
+    def __init__(self, looks: Looks, unions: Unions, kin: Unions) -> None:
+        self.looks, self.unions, self.kin = looks, unions, kin
         self.vain = np.zeros(len(looks.phash), np.int32)
         self.left_out = 0
 
@@ -116,10 +116,16 @@ class _Search:
             np.add.at(self.vain, np.concatenate([i[~same], j[~same]]), 1)
 
 
-def groups_of_copies(looks: Looks, unions: Unions) -> list[str]:
-    """Join the faces that are copies. Returns notes for the user."""
+def groups_of_copies(looks: Looks, unions: Unions, kin: Unions | None = None) -> list[str]:
+    """Join the faces that are copies. Returns notes for the user.
+
+    Args:
+        kin: joined here where two agree in small, or their pictures do wherever the faces were found in them: copies,
+            and other exposures of one sitting. What is one of these should not be tested on what was learned from the
+            other.
+    """
     crowded = 0
-    search = _Search(looks, unions)
+    search = _Search(looks, unions, Unions(len(looks.phash)) if kin is None else kin)
     kinds = (
         (1, looks.face_phash, MIRROR, CROP_BITS),
         (1, looks.core, CORE_MIRROR, CORE_BITS),
@@ -132,7 +138,8 @@ def groups_of_copies(looks: Looks, unions: Unions) -> list[str]:
                 if which == 1:
                     _join_faces(search, a, b, mirrored)
                 else:
-                    alike = _like_pictures(looks, a, b, mirrored)
+                    pictures, alike = _like_pictures(looks, a, b, mirrored)
+                    search.kin.join(a[pictures], b[pictures])
                     search.take(a[alike], b[alike], mirrored, VAIN)
     notes = []
     if crowded:
@@ -153,6 +160,7 @@ def _join_faces(search: _Search, a: Ints, b: Ints, mirrored: bool) -> None:
     alike = LAID_OVER if looks.details is None else WORTH_DETAIL
     like = correlation(looks.thumbs[a, 1], looks.thumbs[b, 1], np.full(len(a), mirrored))
     certain = like >= CERTAIN
+    search.kin.join(a[certain], b[certain])
     search.take(a[certain], b[certain], mirrored, VAIN)
     unsure = np.flatnonzero(~certain & (like >= PLAUSIBLE))
     for start in range(0, len(unsure), OVERLAID):
@@ -161,6 +169,7 @@ def _join_faces(search: _Search, a: Ints, b: Ints, mirrored: bool) -> None:
         if len(at):
             like = _laid_over(looks, a[at], b[at], mirrored)
             sure, less_sure = at[like >= LAID_OVER], at[(like >= alike) & (like < LAID_OVER)]
+            search.kin.join(a[sure], b[sure])
             search.take(a[sure], b[sure], mirrored, VAIN)
             search.take(a[less_sure], b[less_sure], mirrored, VAIN_UNSURE)
 
@@ -176,7 +185,8 @@ def _in_detail(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.boo
     return compare(thumbs, details, known).copies()
 
 
-def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.bool_]:
+def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N,) where the pictures are alike, and where the faces are too."""
     turned = np.full(len(a), mirrored)
     like = correlation(looks.thumbs[a, 0], looks.thumbs[b, 0], turned)
     here, there = looks.centre[a], looks.centre[b].copy()
@@ -184,9 +194,9 @@ def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np
         there[:, 0] = 1 - there[:, 0]
     with np.errstate(invalid="ignore"):
         alike = (like >= PICTURE_CORRELATION) & (np.abs(here - there).max(1) <= PLACE)
-    some = np.flatnonzero(alike)
-    alike[some] = correlation(looks.thumbs[a[some], 1], looks.thumbs[b[some], 1], turned[some]) >= CROP_AT_LEAST
-    return np.asarray(alike, bool)
+    some, faces = np.flatnonzero(alike), np.zeros(len(a), bool)
+    faces[some] = correlation(looks.thumbs[a[some], 1], looks.thumbs[b[some], 1], turned[some]) >= CROP_AT_LEAST
+    return np.asarray(alike, bool), faces
 
 
 def _laid_over(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.float32]:

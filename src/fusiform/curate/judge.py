@@ -159,9 +159,9 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
         StoredDetails(folder, faces["where"], faces["template"], [_inner_face(name) for name in templates]),
     )
     notes: list[str] = []
-    unions = Unions(count)
+    unions, kin = Unions(count), Unions(count)
     if options.near_duplicates == "mark":
-        notes += groups_of_copies(seen, unions)
+        notes += groups_of_copies(seen, unions, kin)
     subject: dict[int, str] = {}
     if options.embedder is not None:
         from fusiform.curate.features import by_features
@@ -174,7 +174,7 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
         unit = unit.copy()
         for row, name in subject.items():
             unit[row] = _unit(name, options)
-    position = _together(unit, faces["sha"], group, copied) / _HALF
+    position = _together(unit, faces["sha"], group, copied, kin.roots()) / _HALF
     return Judgement(options, faces["quality"], group, copy, position, faces["keys"], subject, starts, tuple(notes))
 
 
@@ -219,16 +219,24 @@ def _best(
 
 
 def _together(
-    unit: NDArray[np.int64], sha: NDArray[np.uint64], group: NDArray[np.int64], copied: list[tuple[int, int]]
+    unit: NDArray[np.int64],
+    sha: NDArray[np.uint64],
+    group: NDArray[np.int64],
+    copied: list[tuple[int, int]],
+    kin: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """The position of each face's split, such that what shows the same is drawn together.
 
-    A unit is a person, or a photo where people are not known. Units that share a photo (by its bytes) or a group of
-    copies are drawn as one, at the lowest of their positions; all others lie where their own key puts them, so that
-    photos which are added move nobody but those whom they link.
+    A unit is a person, or a photo where people are not known. Units that share a photo (by its bytes), a group of
+    copies or a sitting (`kin`: for each face one that looks like it) are drawn as one, at the lowest of their
+    positions; all others lie where their own key puts them, so that photos which are added move nobody but those whom
+    they link.
     """
     firsts = [unit[np.flatnonzero(group >= 0)]]
     seconds = [unit[group[group >= 0]]]
+    if kin is not None:
+        firsts.append(unit)
+        seconds.append(unit[kin])
     shas = np.concatenate([sha, np.array([s for s, _ in copied], np.uint64)])
     units = np.concatenate([unit, np.array([u for _, u in copied], np.int64)])
     order = np.lexsort((units, shas))

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client")
 
-from bench.serve import Service, capacity, load, resident  # noqa: E402
+from bench.serve import Service, beside_a_greedy_one, capacity, load, resident  # noqa: E402
 
 from fusiform.serve.gate import Gate  # noqa: E402
 
@@ -213,6 +214,24 @@ def test_four_times_what_it_can_do_is_refused_honestly():
             assert resident(service.process.pid) - before < 150
         answer = httpx.post(f"{service.address}/v1/embed", content=picture(), headers=RAW, timeout=30)
         assert answer.status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks from 127.0.0.2 and 127.0.0.3")
+def test_a_greedy_client_leaves_room_for_another():
+    photo = picture(size=(120, 160))
+    got = {}
+    for most in (3, 500):
+        with serving(0.2, batch=1, queue=3, client_open=most) as service:
+            many, few = asyncio.run(beside_a_greedy_one(service.address, [photo], seconds=12, greedy=40))
+            assert not many.dishonest
+            assert not few.dishonest
+            assert many.no_hint == few.no_hint == 0
+            got[most] = few.count(200) / sum(few.statuses.values()), many.count(429)
+    assert got[3][0] == 1, "all of the other's requests are answered"
+    assert got[3][1] > 0
+    assert got[500][0] < 0.9, "without the bound the queue is the greedy one's"
+    assert got[500][1] == 0
 
 
 def test_what_was_accepted_is_answered_after_sigterm():

@@ -93,7 +93,7 @@ def head(words: list[str]) -> int:
     if not (flags.out / "encoder.json").is_file():
         encoder.save(flags.out)
     card = trained.save(flags.out)
-    sys.stdout.write(table_text(list(evaluation.rows)) + "\n")
+    sys.stdout.write(table_text(list(evaluation.rows), alone=True) + "\n")
     if trained.unknown:
         sys.stdout.write(f"Never labelled, so not answered: {', '.join(trained.unknown)}\n")
     sys.stdout.write(

@@ -82,7 +82,9 @@ def infer(words: list[str]) -> int:
             for reason, count in photo.left_out.items():
                 counted[f"places left out: {reason}"] += count
             out.take(photo)
-    sys.stderr.write("; ".join(f"{count:,} {what}" for what, count in counted.items()) + "\n")
+    one = {"photos": "photo", "faces": "face", "photos without a face": "photo without a face"}
+    said = (f"{count:,} {one.get(what, what) if count == 1 else what}" for what, count in counted.items())
+    sys.stderr.write("; ".join(said) + "\n")
     return 0
 
 
@@ -151,7 +153,8 @@ class _Outputs:
     def _draw(self, folder: Path, photo: Photo) -> None:
         from PIL import Image
 
-        stem = re.sub(r"[^\w.-]+", "_", photo.name.replace("\\", "/")).strip("._")[-120:] or "photo"
+        name = re.sub(r"\.(jpe?g|png|webp|bmp|tiff?|gif|ppm|pgm)$", "", photo.name.replace("\\", "/"), flags=re.I)
+        stem = re.sub(r"[^\w.-]+", "_", name).strip("._")[-120:] or "photo"
         self._drawn[stem] += 1
         again = "" if self._drawn[stem] == 1 else f"-{self._drawn[stem]}"
         Image.fromarray(photo.draw()).save(folder / f"{stem}{again}.jpg", quality=90)

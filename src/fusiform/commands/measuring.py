@@ -111,7 +111,14 @@ def evaluate(words: list[str]) -> int:
         without=() if flags.without is None else read_suspects(flags.without),
         rendered=flags.rendered,
     )
-    sys.stdout.write(table_text([row for each in measured for row in each.rows]) + "\n")
+    rows = [row for each in measured for row in each.rows]
+    sys.stdout.write(table_text(rows) + "\n")
+    if flags.rendered is None and all(row.value is None for row in rows):
+        sys.stdout.write(
+            "No labelled set is here. Rendered faces need none:\n"
+            "    fusiform render --faces 2000 --out RENDERED\n"
+            f"    fusiform evaluate {flags.run} --rendered RENDERED\n"
+        )
     return 0
 
 

@@ -49,6 +49,8 @@ def render(words: list[str]) -> int:
         today=today(),
     )
     sys.stdout.write(
-        f"{len(faces):,} faces in {flags.out}\nnext: fusiform pretrain mae-face-quick --faces {flags.out} --out RUN\n"
+        f"{len(faces):,} faces in {flags.out}\n"
+        f"next: fusiform pretrain muon-mae-quick --faces {flags.out} --out RUN\n"
+        f"or:   fusiform head TASK --encoder ENCODER --data {flags.out} --out MODEL\n"
     )
     return 0

@@ -102,7 +102,7 @@ def pretrain(words: list[str]) -> int:
     if not first_rank():
         return 0
     sys.stdout.write(f"encoder {encoder.sha256[:12]} in {flags.out / 'encoder'}\n")
-    sys.stdout.write(f"next: fusiform evaluate {flags.out}\n")
+    sys.stdout.write(f"next: fusiform evaluate {flags.out} --rendered RENDERED\n")
     return 0
 
 

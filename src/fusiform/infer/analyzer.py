@@ -148,8 +148,9 @@ class Analyzer:
         if name in TASKS:
             raise ConfigError(
                 f"This model has no trained head for {name}",
-                expected=f"one of {', '.join(self.tasks) or 'none: it has no heads'}",
-                do=f"fusiform head {name} --encoder {where} --data LABELS --out {where}",
+                expected=f"one of {', '.join(self.tasks)}" if self.tasks else "a model with heads; this one has none",
+                do=f"fusiform head {name} --encoder {where} --data LABELS --out MODEL, where LABELS may be a rendered "
+                "set: fusiform render --faces 2000 --out LABELS",
             )
         raise ConfigError(f"There is no task '{name}'", do=did_you_mean(name, [*self.tasks, *TASKS]))
 

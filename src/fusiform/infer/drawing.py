@@ -52,7 +52,7 @@ def words(face: Face) -> list[str]:
     """What is said in words under a face."""
     said = []
     if face.pose is not None:
-        said.append(f"yaw {face.pose.yaw:+.0f} pitch {face.pose.pitch:+.0f} roll {face.pose.roll:+.0f}")
+        said.append(" ".join(f"{name} {_degrees(getattr(face.pose, name))}" for name in ("yaw", "pitch", "roll")))
     if face.age is not None:
         said.append(f"{face.age.years:.0f} years")
     if face.expression is not None:
@@ -66,6 +66,12 @@ def words(face: Face) -> list[str]:
     if face.attributes is not None and face.attributes.yes:
         said.append(", ".join(face.attributes.yes[:4]))
     return said
+
+
+def _degrees(angle: float) -> str:
+    """Whole degrees with their sign, of which nothing has none but +."""
+    said = f"{angle:+.0f}"
+    return "+0" if said == "-0" else said
 
 
 def _at(x: float, y: float) -> tuple[int, int]:

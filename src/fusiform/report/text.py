@@ -15,12 +15,13 @@ WIDTH = 110
 _INDENT = "  "
 
 
-def table_text(rows: Iterable[ResultRow], *, every_metric: bool = False) -> str:
+def table_text(rows: Iterable[ResultRow], *, every_metric: bool = False, alone: bool = False) -> str:
     """The verdict table in at most 110 columns, with a line about each task and set and a last line that sums up.
 
     Args:
         rows: what the evaluation measured.
         every_metric: all metrics rather than the one of each task that decides.
+        alone: nothing was to be compared: without the columns and the line about the untrained network.
     """
     found = cells(rows)
     if not found:
@@ -29,7 +30,8 @@ def table_text(rows: Iterable[ResultRow], *, every_metric: bool = False) -> str:
     several = len({c.encoder for c in shown if c.encoder}) > 1
     name = next((c.encoder for c in shown if c.encoder), "trained")
     header = ["protocol", "metric", "trained" if several else name, "untrained", "verdict"]
-    lines: list[list[str] | str] = [[*header]]
+    shows = 3 if alone else len(header)
+    lines: list[list[str] | str] = [header[:shows]]
     for (task, dataset), members in groupby(shown, key=lambda c: (c.task, c.dataset)):
         group = list(members)
         first = group[0]
@@ -39,8 +41,9 @@ def table_text(rows: Iterable[ResultRow], *, every_metric: bool = False) -> str:
             continue
         tested = f"{plural(first.n, 'face')} of {plural(first.people, 'person', 'people')}"
         lines.append(f"{_cut(f'{task} on {dataset}', WIDTH - len(tested) - 2)}: {tested}")
-        lines += [_row(cell, several) for cell in group]
-    return "\n".join([*_aligned(lines), "", *wrap(summary_line(shown), WIDTH)]) + "\n"
+        lines += [_row(cell, several)[:shows] for cell in group]
+    last = [] if alone else ["", *wrap(summary_line(shown), WIDTH)]
+    return "\n".join([*_aligned(lines), *last]) + "\n"
 
 
 def summary_line(shown: Sequence[Cell]) -> str:

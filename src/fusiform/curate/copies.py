@@ -54,6 +54,8 @@ OVERLAID = 4096
 """Pairs laid over one another before it is asked again which are of one group by now."""
 LOOKED_AT = 512
 """Pairs looked at in detail before it is asked again which are of one group by now."""
+REMEMBERED = 1 << 17
+"""Pairs that were looked at in vain, and are not looked at again."""
 VAIN, VAIN_UNSURE = 64, 32
 """Looks in detail that a face is given in vain: frames of one film all look alike in small. And those that it is given
 at faces which do so less than copies usually do; among millions each face has such neighbours."""
@@ -95,6 +97,7 @@ class _Search:
     def __init__(self, looks: Looks, unions: Unions, kin: Unions) -> None:
         self.looks, self.unions, self.kin = looks, unions, kin
         self.vain = np.zeros(len(looks.phash), np.int32)
+        self._known: set[tuple[int, int, bool]] = set()
         self.left_out = 0
 
     def take(self, a: Ints, b: Ints, mirrored: bool, limit: int) -> None:
@@ -104,7 +107,9 @@ class _Search:
             return
         for start in range(0, len(a), LOOKED_AT):
             i, j = a[start : start + LOOKED_AT], b[start : start + LOOKED_AT]
-            apart = self.unions.apart(i, j)
+            pairs = zip(i.tolist(), j.tolist(), strict=True)
+            new = np.array([(x, y, mirrored) not in self._known for x, y in pairs], bool)
+            apart = self.unions.apart(i, j) & new
             i, j = i[apart], j[apart]
             given = np.maximum(self.vain[i], self.vain[j]) < limit
             self.left_out += int((~given).sum())
@@ -114,6 +119,8 @@ class _Search:
             same = _in_detail(self.looks, i, j, mirrored)
             self.unions.join(i[same], j[same])
             np.add.at(self.vain, np.concatenate([i[~same], j[~same]]), 1)
+            if len(self._known) < REMEMBERED:  # most pairs come from several hashes
+                self._known.update((x, y, mirrored) for x, y in zip(i[~same].tolist(), j[~same].tolist(), strict=True))
 
 
 def groups_of_copies(looks: Looks, unions: Unions, kin: Unions | None = None) -> list[str]:
@@ -193,10 +200,11 @@ def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> tuple[NDAr
     if mirrored:
         there[:, 0] = 1 - there[:, 0]
     with np.errstate(invalid="ignore"):
-        alike = (like >= PICTURE_CORRELATION) & (np.abs(here - there).max(1) <= PLACE)
+        pictures = like >= PICTURE_CORRELATION
+        alike = pictures & (np.abs(here - there).max(1) <= PLACE)
     some, faces = np.flatnonzero(alike), np.zeros(len(a), bool)
     faces[some] = correlation(looks.thumbs[a[some], 1], looks.thumbs[b[some], 1], turned[some]) >= CROP_AT_LEAST
-    return np.asarray(alike, bool), faces
+    return np.asarray(pictures, bool), faces
 
 
 def _laid_over(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.float32]:

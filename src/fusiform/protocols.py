@@ -190,7 +190,7 @@ class AttentiveProbe:
     """Attention heads of the pooling; None: the encoder's."""
     queries: int = field(default=1, metadata=LATER)
     """Vectors that attention takes, side by side; several know more of where things are."""
-    begin: Begin = "ridge"
+    begin: Begin = field(default="ridge", metadata=LATER)
     """What the head says before it has learned anything."""
     layer: int | None = None
     """Block whose tokens are used, from 0; None: the encoder's output after its final norm."""
@@ -267,7 +267,7 @@ class FineTune:
     """Largest global gradient norm; None does not clip."""
     head: Head = "linear"
     """What is trained with the encoder."""
-    begin: Begin = "ridge"
+    begin: Begin = field(default="ridge", metadata=LATER)
     """What the head says before anything is trained."""
     head_lr: float = 1.0
     """The head's learning rate as a multiple of the last block's."""

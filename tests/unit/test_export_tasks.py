@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fusiform.attending import network, sight
+from fusiform.beginning import Begun, Solved
 from fusiform.config import ViTConfig
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, WeightsError
@@ -116,15 +117,19 @@ def probe_head(name: str, encoder: Encoder, protocol: AttentiveProbe) -> TaskHea
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         net = network(encoder, task, protocol, goal).eval()
+        if isinstance(net, Begun):
+            seen = net.seen(torch.zeros(1, VIT.patches, VIT.width)).shape[-1]
+            net.begin(Solved(0.02 * torch.randn(seen, outputs), torch.rand(outputs), 1.0, 2.0, None))
         for parameter in net.parameters():
             parameter.data.add_(0.1 * torch.randn(parameter.shape))
     kept = ProbeNet(net, goal, tuple(layers), with_class)
     return TaskHead(name, task, protocol, kept, 32, encoder.sha256, about={"patch": 8})
 
 
+@pytest.mark.parametrize("begin", ["ridge", "mean"])
 @pytest.mark.parametrize("name", PROBES)
-def test_trained_heads_too(encoder, name):
-    graph = TaskGraph(probe_head(name, encoder, PROBES[name]), encoder).eval()
+def test_trained_heads_too(encoder, name, begin):
+    graph = TaskGraph(probe_head(name, encoder, replace(PROBES[name], begin=begin)), encoder).eval()
     require_as_head(graph, encoder, FACES)
 
 

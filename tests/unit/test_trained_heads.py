@@ -157,7 +157,12 @@ def test_several_queries_are_several_vectors_and_one_is_as_before() -> None:
         four.pool.load_state_dict({**one.pool.state_dict(), "query": one.pool.query.expand(1, 4, 8)})
     np.testing.assert_allclose(four.pool(tokens[0]).detach(), one.pool(tokens[0]).repeat(1, 4).detach(), atol=1e-6)
     goal = PointGoal(Dots(), 1, 4, Dense())
-    assert network(encoder(), Dots(), AttentiveProbe(queries=3), replace(goal, net="vector")).last.in_features == 96
+    assert (
+        network(
+            encoder(), Dots(), AttentiveProbe(begin="mean", queries=3), replace(goal, net="vector")
+        ).last.in_features
+        == 96
+    )
     with pytest.raises(ConfigError, match="0 queries"):
         AttentiveProbe(queries=0)
 
@@ -173,7 +178,7 @@ def test_faces_may_be_larger_than_the_encoders_own() -> None:
     assert large.vit.config.grid == 8
     assert small.at_size(32) is small
     np.testing.assert_array_equal(large.vit.pos_embed[:, 0].detach(), small.vit.pos_embed[:, 0].detach())
-    larger = AttentiveProbe(epochs=30, lrs=(1e-2,), faces_per_step=24, input_size=64)
+    larger = AttentiveProbe(begin="mean", epochs=30, lrs=(1e-2,), faces_per_step=24, input_size=64)
     row = measured(Dots(), larger).rows[0]
     assert row.spec.input_size == 64
     assert row.encoder_sha256 == small.sha256
@@ -210,7 +215,7 @@ def test_a_head_of_heatmaps_begins_at_the_share_that_is_warm_and_follows_its_evi
         mean = gaussian_maps(torch.rand(64, 8, 2) * 0.6 + 0.2, size, radius).mean()
         assert torch.sigmoid(torch.tensor(prior_logit(size, radius))) == pytest.approx(float(mean), rel=0.15)
     points = PointGoal(Dots(), 1, 4, Dense())
-    net = network(encoder(), Dots(), AttentiveProbe(head="heatmap"), points)
+    net = network(encoder(), Dots(), AttentiveProbe(begin="mean", head="heatmap"), points)
     assert net.last.bias.detach().unique().tolist() == pytest.approx([points.prior])
     evidence = torch.zeros(1, 1, 32, 32)
     evidence[..., 4, 4] = 8.0

@@ -11,7 +11,7 @@ from fusiform.report.figures import decimals, interval, number, plural
 from fusiform.report.words import unit
 
 Grade = Literal["sure", "shared", "open"]
-"""One arm is better than every other; some are better than the reference and cannot be told apart; or not even that."""
+"""One arm is better than every other; some are better than others and cannot be told apart; or not even that."""
 
 GRADES: dict[Grade, str] = {"sure": "sure", "shared": "good choice", "open": "open"}
 """In a table."""
@@ -62,7 +62,15 @@ def _choice(contest: Contest, reference: str) -> Choice:
     elif top.verdict == "better":
         grade, sure = "sure", f"better than every other arm; the nearest is {top.reference} ({_p(top)})"
     elif best.arm == reference:
-        sure = f"no arm is better than {reference}"
+        behind = [arm for arm, verdict in verdicts.items() if verdict == "worse"]
+        near = [arm for arm in verdicts if arm not in behind]
+        if behind and near:
+            grade, use = "shared", (best.arm, *near)
+        sure = (
+            f"better than {_listed(behind)}; cannot be told from {_listed(near)}"
+            if behind and near
+            else (f"no arm can be told from {reference}")
+        )
     elif verdicts.get(best.arm) == "better":
         grade = "shared"
         near = [e.arm for e in contest.entries if e.arm in contest.near or e.arm == top.reference]
@@ -83,7 +91,7 @@ def answer(findings: Findings) -> list[Said]:
     """The whole comparison for somebody with one minute."""
     if not findings.contests:
         return [Said("all", "Nothing was measured yet.", ())]
-    found, reference = choices(findings), findings.reference
+    found = choices(findings)
     said = [Said("all", _overall(findings), ())]
     sure: dict[str, list[str]] = {}
     for choice in found:
@@ -99,7 +107,9 @@ def answer(findings: Findings) -> list[Said]:
     if shared:
         lines = tuple(f"{_listed(names)}: {_or(arms)}" for arms, names in shared.items())
         said.append(
-            Said("shared", f"Better than {reference}, though not than every other arm: take what is named.", lines)
+            Said(
+                "shared", "Good choice: better than some arms, though not than every other: take what is named.", lines
+            )
         )
     open_ones = [_name(choice.contest, findings) for choice in found if choice.grade == "open"]
     if open_ones:
@@ -123,7 +133,15 @@ def _overall(findings: Findings) -> str:
     best = max(sorted(arms), key=worth)
     better, worse = verdicts[best].count("better"), verdicts[best].count("worse")
     if not any("better" in each for each in verdicts.values()):
-        return f"No arm can be told to be better than {reference} on any of {plural(len(contests), 'measurement')}."
+        measured = plural(len(contests), "measurement")
+        leading = [c for c in contests if c.entries[0].arm == reference]
+        if 2 * len(leading) <= len(contests) or not any("worse" in each for each in verdicts.values()):
+            return f"No arm can be told to be better than {reference} on any of {measured}."
+        sure = sum(c.top is not None and c.top.verdict == "better" for c in leading)
+        return (
+            f"One encoder for everything: {reference}. It has the best mean on {len(leading)} of {measured} and is "
+            f"better than every other arm on {sure or 'none'}; no arm is better than it on any."
+        )
     return (
         f"One encoder for everything: {best}. It is better than {reference} on {better} of "
         f"{plural(len(verdicts[best]), 'measurement')} and worse on {worse or 'none'}, and has the best mean on "

@@ -33,7 +33,7 @@ METHODS = (OWN, "mae-face", "camd", "mcf", "paco-fr", "lafs")
 SHARES = {"p1": 1 / 16, "p2": 1 / 4}
 """Of the people who are trained on."""
 WIDTHS = {"w96": "vit.width=96", "w384": "vit.width=384,vit.heads=6"}
-"""Beside 192 with 3 heads; depth is 8 for all."""
+"""Beside 192 with 3 heads, which is the middle for all methods; depth is 8."""
 BUDGETS = (0.25, 4.0)
 """People, weights and FLOPs grow fourfold from one size to the next."""
 
@@ -51,22 +51,30 @@ class Place:
 AXES = ("people", "weights", "compute")
 
 
+def middle(method: str) -> tuple[str, str]:
+    """Label and text of a method's arm of the middle size. Our own recipe is narrower by itself."""
+    text = next(arm for arm in bench_methods.ARMS if arm.startswith(f"{method}-quick"))
+    return (f"{method}-w192", f"{text}:vit.width=192") if method == OWN else (f"{method}-quick", text)
+
+
 def places(method: str) -> dict[str, tuple[Place, ...]]:
     """Axis -> its three sizes in ascending order."""
-    middle = Place(f"{method}-quick", 1.0)
+    label, _ = middle(method)
+    own = Place(label, 1.0)
     return {
-        "people": (Place(f"{method}-p1", 1.0), Place(f"{method}-p2", 1.0), middle),
-        "weights": (Place(f"{method}-w96", 1.0), middle, Place(f"{method}-w384", 1.0)),
-        "compute": (Place(middle.arm, BUDGETS[0]), middle, Place(middle.arm, BUDGETS[1])),
+        "people": (Place(f"{method}-p1", 1.0), Place(f"{method}-p2", 1.0), own),
+        "weights": (Place(f"{method}-w96", 1.0), own, Place(f"{method}-w384", 1.0)),
+        "compute": (Place(label, BUDGETS[0]), own, Place(label, BUDGETS[1])),
     }
 
 
 def arms(method: str) -> tuple[str, Sequence[str]]:
-    """As `fusiform compare --arms` takes them: the method's own size, and the others at the same budget."""
-    own = next(arm for arm in bench_methods.ARMS if arm.startswith(f"{method}-quick"))
-    base = f"{own}{',' if ':' in own else ':'}"
-    people = [f"{method}-{n}={base}data.people=true,data.share_of_people={s:g}" for n, s in SHARES.items()]
-    return own, [*people, *(f"{method}-{name}={base}{change}" for name, change in WIDTHS.items())]
+    """As `fusiform compare --arms` takes them: that of the middle size, and the others at the same budget."""
+    label, text = middle(method)
+    base = f"{text}{',' if ':' in text else ':'}"
+    changes = {n: f"data.people=true,data.share_of_people={s:g}" for n, s in SHARES.items()} | WIDTHS
+    named = text if label == f"{method}-quick" else f"{label}={text}"
+    return named, [f"{method}-{name}={base}{change}" for name, change in changes.items()]
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -197,7 +205,7 @@ def tables(out: Path, chosen: Sequence[str]) -> list[str]:
     found = {(m, axis): [errors(out, place) for place in places(m)[axis]] for m in chosen for axis in AXES}
     measured = {key: [e for e in got if e] for key, got in found.items() if all(got)}
     whole = {key: got for key, got in measured.items() if len({tuple(e.by_task) for e in got}) == 1}
-    spread = seed_spread([e for m in chosen if (e := errors(out, Place(f"{m}-quick", 1.0))) is not None])
+    spread = seed_spread([e for m in chosen if (e := errors(out, Place(middle(m)[0], 1.0))) is not None])
     lines = [f"spread between seeds: {100 * spread:.2f} % of the mean error", ""]
     for axis in AXES:
         lines += [

@@ -79,4 +79,4 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     [block] = blocks(REPOSITORY / "README.md", "python")
     names: dict[str, object] = {}
     exec(block, names)
-    assert names["tokens"].shape == (2, 65, 192)
+    assert names["tokens"].shape == (2, 65, vit.width) == (2, 65, 96)

@@ -20,7 +20,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
-MARKED = ("start", "tutorial", "infer", "export", "weights", "thresholds", "publish", "extending", "serve")
+MARKED = ("start", "tutorial", "infer", "export", "weights", "thresholds", "publish", "extending", "serve", "metrics")
 """Pages in which no block of commands may be without a mark."""
 SECONDS = 1500
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```", re.M | re.S)

@@ -320,7 +320,7 @@ class PointGoal:
 
     def raised(self, encoded: Tensor, certainty: Tensor | float) -> Tensor:
         """A bump around each point; a head that adds logits to it says where in the bump the point is."""
-        return bumps((encoded.unflatten(-1, (-1, 2)) + 1) / 2, self.side, certainty)
+        return bumps((encoded.reshape(*encoded.shape[:-1], -1, 2) + 1) / 2, self.side, certainty)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ QUICK = replace(
     name="muon-mae-quick",
     about="The same with a small ViT at 64 pixels: the best of our recipes on two CPU cores in minutes.",
     vit=replace(mae_face.QUICK.vit, width=QUICK_WIDTH, whitened=True),
-    optim=replace(mae_face.QUICK.optim, epochs=65, muon=MUON),
+    optim=replace(mae_face.QUICK.optim, epochs=46, muon=MUON),
 )
 
 DEMO = replace(QUICK, name="demo", about="What `make demo` trains.")

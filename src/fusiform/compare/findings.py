@@ -291,6 +291,7 @@ def _decided(contest: Contest, corrected: Sequence[float]) -> Contest:
         said = verdict(one.gap, p, contest.people, higher_is_better=contest.higher_is_better)
         return replace(one, corrected=p, verdict=said)
 
+    # where there is a lead, its p value follows those of `versus`
     versus = tuple(decide(v, p) for v, p in zip(contest.versus, corrected, strict=False))
     top = None if contest.top is None else decide(contest.top, corrected[-1])
     return replace(contest, versus=versus, top=top)

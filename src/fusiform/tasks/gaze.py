@@ -178,7 +178,7 @@ class Gaze:
         """Mean angle in degrees; nan for a part of the set without faces."""
         means = metrics.ratio(total[1::2], total[::2]).tolist()
         names = ["angular", *(f"angular_{name}" for name in NARROW)]
-        return dict(zip(names, means, strict=False))
+        return dict(zip(names, means, strict=False))  # only Gaze360 has all three
 
     def head_direction(self, faces: Labelled) -> dict[str, float]:
         """The scores of an answer that knows where the head points, exactly, and nothing of the eyes: what a gaze head

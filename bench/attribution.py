@@ -51,6 +51,7 @@ ARMS = {
     "contrast": VIEWS,
     "vicreg": f"{VIEWS}:method.agreement=vicreg",
     "camd-muon": "camd-quick:optim.muon=6",
+    "paco-fr-muon": "paco-fr-quick:optim.muon=6",
 }
 CHOOSING, WHO = (3000, 77), (1000, 78)
 """Faces and seed of the sets that choose: one with labels, one with ten pictures a person."""

@@ -83,10 +83,11 @@ def _named(words: HeadWords, row: Row) -> dict[str, float]:
 
 
 def _yes_or_no(words: HeadWords, row: Row, placement: Placement) -> Answer:
-    # a linear head is a regression of 0 and 1 and may reach beyond both
     years = None
-    if words.kind == "Attributes" and "age" not in words.unknown:
-        years = max(_floats(row)[-1], 0.0)
+    if words.kind == "Attributes":  # its rows end with the age, which is not among the labels
+        years = None if "age" in words.unknown else max(_floats(row)[-1], 0.0)
+        row = row[:-1]
+    # a linear head is a regression of 0 and 1 and may reach beyond both
     return Answers({name: min(max(value, 0.0), 1.0) for name, value in _named(words, row).items()}, years)
 
 

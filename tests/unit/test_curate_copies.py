@@ -14,7 +14,7 @@ from PIL import Image
 
 from fusiform.curate.card import read_card
 from fusiform.curate.copies import ALL_PAIRS, EXACT_BITS, Looks, groups_of_copies, near_pairs
-from fusiform.curate.judge import _best, _together
+from fusiform.curate.judge import _best
 from fusiform.curate.likeness import CORE_MIRROR, MIRROR, SIDE, core_hash, correlation, hamming, look_of
 from fusiform.curate.overlay import agreement, inside
 from fusiform.curate.unions import Unions
@@ -193,17 +193,6 @@ def test_the_best_of_a_group_passes_and_is_of_the_highest_quality() -> None:
     group, copy = _best(roots, good, failed, keys)
     assert group.tolist() == [2, 2, 2, -1, 5, 5]  # of equal ones the one whose key comes first
     assert copy.tolist() == [True, True, False, False, True, False]
-
-
-def test_what_shows_the_same_is_drawn_together_and_nobody_else_moves() -> None:
-    unit = np.array([50, 40, 40, 30, 20, 10])
-    sha = np.array([1, 2, 3, 4, 5, 6], np.uint64)
-    group = np.array([1, 1, -1, -1, -1, -1])  # faces 0 and 1 are copies under two people
-    assert _together(unit, sha, group, []).tolist() == [40, 40, 40, 30, 20, 10]
-    # the same bytes as face 4 lie under person 30 too
-    assert _together(unit, sha, group, [(5, 30)]).tolist() == [40, 40, 40, 20, 20, 10]
-    alone = np.full(6, -1)
-    assert _together(unit, sha, alone, []).tolist() == unit.tolist()
 
 
 def altered(data: bytes) -> bytes:

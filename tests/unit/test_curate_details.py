@@ -15,7 +15,7 @@ from PIL import Image
 
 from fusiform.curate.copies import LAID_OVER, Looks, groups_of_copies
 from fusiform.curate.details import DETAIL, StoredDetails, Verdict, compare
-from fusiform.curate.judge import _together
+from fusiform.curate.drawing import Sittings, drawn
 from fusiform.curate.likeness import core_hash, look_of
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.overlay import agreement, inside
@@ -132,16 +132,20 @@ def test_groups_hold_copies_and_no_other_exposures(mirrored: bool) -> None:
     codes = np.array([look_of(image).phash for image in images], np.uint64)
     centre, frame = np.full((len(images), 2), 0.5, np.float32), np.repeat(PLACE, len(images), 0)
     looks = Looks(codes, codes, core_hash(thumbs), np.stack([thumbs, thumbs], 1), centre, frame)
-    small, fine, kin = (Unions(len(images)) for _ in range(3))
+    small, fine, sittings = Unions(len(images)), Unions(len(images)), Sittings(len(images))
     groups_of_copies(looks, small)
-    groups_of_copies(looks._replace(details=Stored(details)), fine, kin)
+    groups_of_copies(looks._replace(details=Stored(details)), fine, sittings)
     want = [3 * (i // 3) if i % 3 < 2 else i for i in range(len(images))]
     assert fine.roots().tolist() == want
     assert small.roots().tolist() != want
-    assert kin.roots().tolist() == small.roots().tolist()  # what agrees in small is drawn for one split
+    assert sittings.roots()[0].tolist() == small.roots().tolist()  # what agrees in small is drawn for one split
     unit = np.arange(len(images), dtype=np.int64)
-    drawn = _together(unit, unit.astype(np.uint64), np.full(len(images), -1, np.int64), [], kin.roots())
-    assert drawn.tolist() == kin.roots().tolist()
+    nobody = np.empty(0, np.uint64), np.empty(0, np.int64)
+    at = drawn(unit, unit.astype(np.uint64), np.full(len(images), -1, np.int64), nobody, sittings.roots())
+    assert [at.position[i] == at.position[j] for i, j in zip(range(29), range(1, 30), strict=True)] == [
+        small.roots()[i] == small.roots()[j] for i, j in zip(range(29), range(1, 30), strict=True)
+    ]
+    assert (at.parted, at.notes()) == (0, [])
 
 
 class Stored:

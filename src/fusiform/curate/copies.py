@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusiform.curate.details import DETAIL, Details, compare
+from fusiform.curate.drawing import Sittings
 from fusiform.curate.likeness import CORE_MIRROR, MIRROR, SIDE, correlation, hamming
 from fusiform.curate.overlay import agreement, inside
 from fusiform.curate.unions import Unions
@@ -94,11 +95,16 @@ class _Search:
         left_out: looks that were not given any more.
     """
 
-    def __init__(self, looks: Looks, unions: Unions, kin: Unions) -> None:
-        self.looks, self.unions, self.kin = looks, unions, kin
+    def __init__(self, looks: Looks, unions: Unions, sittings: Sittings | None) -> None:
+        self.looks, self.unions, self.sittings = looks, unions, sittings
         self.vain = np.zeros(len(looks.phash), np.int32)
         self._known: set[tuple[int, int, bool]] = set()
         self.left_out = 0
+
+    def alike(self, a: Ints, b: Ints, likeness: NDArray[np.float32]) -> None:
+        """Note pairs that agree in small, by how much."""
+        if self.sittings is not None:
+            self.sittings.join(a, b, likeness)
 
     def take(self, a: Ints, b: Ints, mirrored: bool, limit: int) -> None:
         """Join the pairs, which agree in small, that agree in detail. Faces with `limit` vain looks get no more."""
@@ -123,16 +129,16 @@ class _Search:
                 self._known.update((x, y, mirrored) for x, y in zip(i[~same].tolist(), j[~same].tolist(), strict=True))
 
 
-def groups_of_copies(looks: Looks, unions: Unions, kin: Unions | None = None) -> list[str]:
+def groups_of_copies(looks: Looks, unions: Unions, sittings: Sittings | None = None) -> list[str]:
     """Join the faces that are copies. Returns notes for the user.
 
     Args:
-        kin: joined here where two agree in small, or their pictures do wherever the faces were found in them: copies,
-            and other exposures of one sitting. What is one of these should not be tested on what was learned from the
-            other.
+        sittings: joined here where two agree in small, or their pictures do wherever the faces were found in them:
+            copies, and other exposures of one sitting. What is one of these should not be tested on what was learned
+            from the other.
     """
     crowded = 0
-    search = _Search(looks, unions, Unions(len(looks.phash)) if kin is None else kin)
+    search = _Search(looks, unions, sittings)
     kinds = (
         (1, looks.face_phash, MIRROR, CROP_BITS),
         (1, looks.core, CORE_MIRROR, CORE_BITS),
@@ -145,8 +151,9 @@ def groups_of_copies(looks: Looks, unions: Unions, kin: Unions | None = None) ->
                 if which == 1:
                     _join_faces(search, a, b, mirrored)
                 else:
-                    pictures, alike = _like_pictures(looks, a, b, mirrored)
-                    search.kin.join(a[pictures], b[pictures])
+                    like, alike = _like_pictures(looks, a, b, mirrored)
+                    pictures = like >= PICTURE_CORRELATION
+                    search.alike(a[pictures], b[pictures], like[pictures])
                     search.take(a[alike], b[alike], mirrored, VAIN)
     notes = []
     if crowded:
@@ -167,7 +174,7 @@ def _join_faces(search: _Search, a: Ints, b: Ints, mirrored: bool) -> None:
     alike = LAID_OVER if looks.details is None else WORTH_DETAIL
     like = correlation(looks.thumbs[a, 1], looks.thumbs[b, 1], np.full(len(a), mirrored))
     certain = like >= CERTAIN
-    search.kin.join(a[certain], b[certain])
+    search.alike(a[certain], b[certain], like[certain])
     search.take(a[certain], b[certain], mirrored, VAIN)
     unsure = np.flatnonzero(~certain & (like >= PLAUSIBLE))
     for start in range(0, len(unsure), OVERLAID):
@@ -176,7 +183,7 @@ def _join_faces(search: _Search, a: Ints, b: Ints, mirrored: bool) -> None:
         if len(at):
             like = _laid_over(looks, a[at], b[at], mirrored)
             sure, less_sure = at[like >= LAID_OVER], at[(like >= alike) & (like < LAID_OVER)]
-            search.kin.join(a[sure], b[sure])
+            search.alike(a[sure], b[sure], like[like >= LAID_OVER])
             search.take(a[sure], b[sure], mirrored, VAIN)
             search.take(a[less_sure], b[less_sure], mirrored, VAIN_UNSURE)
 
@@ -192,8 +199,8 @@ def _in_detail(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.boo
     return compare(thumbs, details, known).copies()
 
 
-def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N,) where the pictures are alike, and where the faces are too."""
+def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(N,) how alike the pictures are, and where they are and the faces too."""
     turned = np.full(len(a), mirrored)
     like = correlation(looks.thumbs[a, 0], looks.thumbs[b, 0], turned)
     here, there = looks.centre[a], looks.centre[b].copy()
@@ -204,7 +211,7 @@ def _like_pictures(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> tuple[NDAr
         alike = pictures & (np.abs(here - there).max(1) <= PLACE)
     some, faces = np.flatnonzero(alike), np.zeros(len(a), bool)
     faces[some] = correlation(looks.thumbs[a[some], 1], looks.thumbs[b[some], 1], turned[some]) >= CROP_AT_LEAST
-    return np.asarray(pictures, bool), faces
+    return like, faces
 
 
 def _laid_over(looks: Looks, a: Ints, b: Ints, mirrored: bool) -> NDArray[np.float32]:

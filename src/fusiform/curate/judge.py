@@ -26,6 +26,7 @@ from fusiform.clock import stream_seed
 from fusiform.curate.chunks import ledger_file
 from fusiform.curate.copies import Looks, groups_of_copies
 from fusiform.curate.details import StoredDetails
+from fusiform.curate.drawing import Sittings, drawn
 from fusiform.curate.likeness import SIDE, core_hash
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.screen import REASONS, quality, screen, thresholds
@@ -112,14 +113,14 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
     parts: dict[str, list[NDArray[Any]]] = {}
     starts: dict[int, int] = {}
     templates: dict[str, int] = {}
-    copied: list[tuple[int, int]] = []  # sha256 and unit of pictures that were refused as the same bytes
+    copied: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []  # pictures that were refused as the same bytes
     count = 0
     with spool.open("wb") as looks:
         for chunk in chunks:
             table = ledger.conformed(pq.read_table(ledger_file(folder, chunk)))
             starts[chunk] = count
             same = table.filter(pc.equal(table["outcome"], "duplicate"))
-            copied += zip(_sha(same).tolist(), _units(same, options).tolist(), strict=True)
+            copied.append((_sha(same), _units(same, options)))
             table = table.filter(pc.equal(table["outcome"], KEPT))
             count += table.num_rows
             if not table.num_rows:
@@ -159,9 +160,9 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
         StoredDetails(folder, faces["where"], faces["template"], [_inner_face(name) for name in templates]),
     )
     notes: list[str] = []
-    unions, kin = Unions(count), Unions(count)
+    unions, sittings = Unions(count), Sittings(count)
     if options.near_duplicates == "mark":
-        notes += groups_of_copies(seen, unions, kin)
+        notes += groups_of_copies(seen, unions, sittings)
     subject: dict[int, str] = {}
     if options.embedder is not None:
         from fusiform.curate.features import by_features
@@ -174,8 +175,13 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
         unit = unit.copy()
         for row, name in subject.items():
             unit[row] = _unit(name, options)
-    position = _together(unit, faces["sha"], group, copied, kin.roots()) / _HALF
-    return Judgement(options, faces["quality"], group, copy, position, faces["keys"], subject, starts, tuple(notes))
+    shas, units = (np.concatenate(values) for values in zip(*copied, strict=True))
+    placed = drawn(unit, faces["sha"], group, (shas, units), sittings.roots())
+    if options.val_share + options.test_share:
+        notes += placed.notes()
+    return Judgement(
+        *(options, faces["quality"], group, copy, placed.position / _HALF, faces["keys"], subject, starts, tuple(notes))
+    )
 
 
 class _Thumbs:
@@ -216,43 +222,6 @@ def _best(
         group[order] = best
         copy[order] = best != order
     return group, copy
-
-
-def _together(
-    unit: NDArray[np.int64],
-    sha: NDArray[np.uint64],
-    group: NDArray[np.int64],
-    copied: list[tuple[int, int]],
-    kin: NDArray[np.int64] | None = None,
-) -> NDArray[np.int64]:
-    """The position of each face's split, such that what shows the same is drawn together.
-
-    A unit is a person, or a photo where people are not known. Units that share a photo (by its bytes), a group of
-    copies or a sitting (`kin`: for each face one that looks like it) are drawn as one, at the lowest of their
-    positions; all others lie where their own key puts them, so that photos which are added move nobody but those whom
-    they link.
-    """
-    firsts = [unit[np.flatnonzero(group >= 0)]]
-    seconds = [unit[group[group >= 0]]]
-    if kin is not None:
-        firsts.append(unit)
-        seconds.append(unit[kin])
-    shas = np.concatenate([sha, np.array([s for s, _ in copied], np.uint64)])
-    units = np.concatenate([unit, np.array([u for _, u in copied], np.int64)])
-    order = np.lexsort((units, shas))
-    linked = (shas[order][1:] == shas[order][:-1]) & (units[order][1:] != units[order][:-1])
-    firsts.append(units[order][1:][linked])
-    seconds.append(units[order][:-1][linked])
-    a, b = np.concatenate(firsts), np.concatenate(seconds)
-    differs = a != b
-    if not differs.any():
-        return unit
-    names, ends = np.unique(np.concatenate([a[differs], b[differs]]), return_inverse=True)
-    unions = Unions(len(names))
-    unions.join(ends[: len(ends) // 2], ends[len(ends) // 2 :])
-    lowest = names[unions.roots()]  # names ascend and a root is the lowest member
-    at = np.clip(np.searchsorted(names, unit), 0, len(names) - 1)
-    return np.where(names[at] == unit, lowest[at], unit)
 
 
 def _numbers(table: pa.Table, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

@@ -63,16 +63,17 @@ class Group:
         rank = int(os.environ["RANK"])
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        enough = threading.Timer(MEETING.total_seconds() + GRACE, _nobody_came, (rank, size, f"{address}:{port}"))
+        enough.daemon = True
+        enough.start()
         try:
             dist.init_process_group(backend, timeout=COLLECTIVE, rank=rank, world_size=size, store=_store(rank, size))
             dist.monitored_barrier(timeout=MEETING)
             pulse = Pulse(_second_store(address, port), rank, size, patience)
         except (RuntimeError, ValueError) as error:
-            raise RankLost(
-                f"Rank {rank} of {size} did not meet the others at {address}:{port}: {_first_line(error)}",
-                expected=f"all {size} processes within {MEETING.seconds} s, each with another RANK",
-                do="look at the output of the ranks that are named or silent, then start all of them again",
-            ) from error
+            raise _not_met(rank, size, f"{address}:{port}", _first_line(error)) from error
+        finally:
+            enough.cancel()
         pulse.start()
         return cls(rank, size, pulse)
 
@@ -233,6 +234,21 @@ class Pulse(threading.Thread):
             sys.stderr.write(f"fusiform: {lost(reason)}\n")
             sys.stderr.flush()
             os._exit(RankLost.exit_code)
+
+
+def _not_met(rank: int, size: int, where: str, reason: str) -> RankLost:
+    return RankLost(
+        f"Rank {rank} of {size} did not meet the others at {where}: {reason}",
+        expected=f"all {size} processes within {MEETING.seconds} s, each with another RANK",
+        do="look at the output of the ranks that are named or silent, then start all of them again",
+    )
+
+
+def _nobody_came(rank: int, size: int, where: str) -> None:
+    """End the process: torch's own search for a first rank that is dead goes on for longer than it was told to."""
+    sys.stderr.write(f"fusiform: {_not_met(rank, size, where, 'nobody answers there')}\n")
+    sys.stderr.flush()
+    os._exit(RankLost.exit_code)
 
 
 def lost(reason: str) -> RankLost:

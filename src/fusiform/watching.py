@@ -25,6 +25,7 @@ from fusiform.probes import labelled, measures
 from fusiform.probes.alarm import Alarm
 from fusiform.probes.alarms import find
 from fusiform.probes.faces import WatchedFaces, choose
+from fusiform.probes.movement import Movement
 from fusiform.probes.overheard import Overheard
 from fusiform.training import Training
 from fusiform.world import World
@@ -85,6 +86,7 @@ class Watch:
         self._past: tuple[Tensor, int] | None = None
         self._last_step, self._first_step = -1, 0
         self._overheard: Overheard | None = None
+        self._movement: Movement | None = None
 
     def __call__(
         self, training: Training, world: World, clock: Clock, row: Mapping[str, float]
@@ -113,12 +115,16 @@ class Watch:
         if heard is None:
             return []
         if heard.listening:
-            found = [{"step": clock.step, "batch": heard.numbers(clock) | half_life(training.optimizers)}]
+            numbers = heard.numbers(clock) | half_life(training.optimizers)
+            numbers |= self._movement.numbers(training.optimizers, clock) if self._movement else {}
+            found = [{"step": clock.step, "batch": numbers}]
             self.history += found
         after = clock.step + 1
         heard.listening = after % self.recipe.loop.log_every == 0 or after + 1 == clock.total_steps
         if heard.listening:
             heard.begin()
+            if self._movement:
+                self._movement.begin()
         return [*found]
 
     @property
@@ -141,6 +147,7 @@ class Watch:
         self.history = [r for r in self.history if "event" in r or r.get("step", clock.step) < clock.step]
         if "batches" in self.config.probes:
             self._overheard = Overheard(training.method)
+            self._movement = Movement(training.method.encoder)
         if "targets" in self.config.probes:
             for name, module in training.method.named_children():
                 if isinstance(module, Teacher) and name.startswith("teacher"):
@@ -178,6 +185,7 @@ class Watch:
                     self.set, self.split, self.config.faces, self.recipe.vit.image_size, self.recipe.optim.seed
                 )
             values = {} if self.looks else measures.pictures(self._watched.images)
+            values |= {} if self.looks else _pixels(method.encoder, self._watched.images.to(world.device))
             values |= self._measure(method, self._watched, world.device, clock.step)
             if "pictures" in self.config.probes:
                 self.paint(method, self._watched.images[:PAINTED], clock.step)
@@ -293,6 +301,13 @@ def looking(method: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _pixels(encoder: Any, images: Tensor) -> dict[str, float]:
+    """The mean of what the encoder is given, and its size as a multiple of pixels in [0, 1]."""
+    given, plain = encoder.normalised(images).float(), images.float() / 255
+    size = float(plain.std())
+    return {"pixel_mean": float(given.mean())} | ({"pixel_gain": float(given.std()) / size} if size > 0 else {})
 
 
 def _tokens(encoder: Any, images: Tensor, device: torch.device, size: int) -> Tensor:

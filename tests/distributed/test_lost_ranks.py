@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,22 @@ def test_a_killed_rank_ends_the_run_and_it_goes_on_afterwards(ground: Path) -> N
         process.terminate()
     ended = finish(again)
     assert [code for code, _, _ in ended] == [130, 130]
+
+
+def test_a_rank_whose_first_one_never_comes_gives_up() -> None:
+    """torch's own search for it goes on for longer than it was told to."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    words = "from datetime import timedelta\nfrom fusiform import group\ngroup.MEETING = timedelta(seconds=2)\n"
+    words += "group.GRACE = 1.0\ntry:\n    group.Group.join('cpu', 30)\n"
+    words += "except group.RankLost as error:\n    raise SystemExit(f'{error}') from error"
+    ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    env = {**os.environ, **ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ((code, _, errors),) = finish([subprocess.Popen([sys.executable, "-c", words], env=env, **pipes)], WITHIN)
+    assert code, "an exception, or the end by itself: which comes first is chance"
+    assert f"Rank 1 of 2 did not meet the others at 127.0.0.1:{port}" in errors
 
 
 @pytest.mark.slow

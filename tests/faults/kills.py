@@ -37,6 +37,8 @@ from fusiform.run import Run
 
 KINDS = ("starting", "any", "step", "writing", "finishing")
 TIMINGS = ("faces_per_second", "data_wait")
+LOST_WITHIN = 60.0
+"""Seconds in which ranks must end after one of them was killed."""
 SIDE, FACES, PEOPLE = 72, 48, 6
 SMALL = (
     "--vit.width 48 --optim.faces-per-step 16 --optim.epochs 8 --optim.warmup-epochs 1 --data.split all "
@@ -77,6 +79,7 @@ CASES = (
     ),
     Case("lafs-stage-3-quick", "--loop.workers 1", start="lafs-with-landmarks"),
     Case("demo", "--loop.activation-checkpointing"),
+    Case("muon-mae-quick", "--loop.faces-per-micro-batch 4 --loop.workers 2"),
     Case("mae-face-quick", "--loop.compile --loop.faces-per-micro-batch 8", name="compiled"),
     Case("camd-quick", "--loop.faces-per-micro-batch 4", ranks=2, name="camd-ddp"),
     Case("paco-fr-quick", "--loop.sharding fsdp --loop.workers 1", ranks=2, name="paco-fr-fsdp"),
@@ -253,7 +256,13 @@ class Killer:
             alive = process.running
             for pid in victims:
                 process.kill(pid, number)
+            if case.ranks > 1 and not self.met(process, out):
+                for pid in process.pids:  # ranks that wait for each other are ended by torchrun, which is not here
+                    process.kill(pid, number)
+            began = time.monotonic()
             codes = process.wait()
+            took = time.monotonic() - began
+            assert took < LOST_WITHIN or number != signal.SIGKILL, f"{story}: ended {took:.0f} s after the kill"
             left = [p.name for p in out.glob("*.tmp")]
             story.append(
                 f"{kind}: from step {before} to {newest(out)}, signal {int(number)}, codes {codes} {left or ''}"
@@ -268,6 +277,12 @@ class Killer:
         codes = self.start(case, out).wait()
         assert set(codes) == {0}, f"{story}, {codes}: {self.said(out)}"
         return out, story
+
+    @staticmethod
+    def met(process: Started, out: Path) -> bool:
+        """Whether the ranks of this start have found each other: the first one has then locked the folder."""
+        lock = out / "lock"
+        return lock.exists() and f"process {process.pids[0]} " in lock.read_text()
 
     def _until(self, kind: str, process: Started, out: Path, goal: int, last: int, seconds: float) -> None:
         """Wait for a moment of a kind, or for the end of the process."""

@@ -25,6 +25,7 @@ from fusiform.engine import pretrain
 from fusiform.faces.shards import FaceSet
 from fusiform.probes import labelled, measures
 from fusiform.probes.alarms import find
+from fusiform.probes.movement import Movement
 from fusiform.probes.overheard import Overheard, information
 from fusiform.run import Run
 from fusiform.watching import Watch, half_life, looking
@@ -154,6 +155,35 @@ def test_steps_that_halve_a_weight_are_counted() -> None:
     assert half_life([torch.optim.AdamW([weight], lr=0.1, weight_decay=100.0)]) == {"half_life": 0.0}
 
 
+@pytest.mark.parametrize("muon", [None, 6.0])
+def test_how_far_a_step_moves_each_block_is_measured(ground: Path, muon: float | None) -> None:
+    """In learning rates, without what weight decay does; a frozen block by name; nothing where rates are near zero."""
+    recipe = _tiny("mae-face", ground, epochs=2, muon=muon)
+    faces, heard = FaceSet.open(ground / "set"), []
+
+    def look(training: Any, _world: Any, clock: Clock, _row: Any) -> list[Any]:
+        if not clock.step:
+            moved.append(Movement(training.method.encoder))
+            training.method.encoder.blocks[1].requires_grad_(False)
+        else:
+            heard.append(moved[0].numbers(training.optimizers, clock))
+        moved[0].begin()
+        return []
+
+    moved: list[Movement] = []
+    pretrain(recipe, faces, ground / f"moved-{muon}", look=look)
+    told = [row for row in heard if row]
+    assert len(told) >= 3
+    for row in told:
+        assert row["stillest"] == 1
+        assert row["moved_least"] < 1e-3 < 0.05 < row["moved"] < 10, "one of two blocks moves"
+    assert max(row["way"] for row in told) > 0.005
+    weights = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(3, 3)])})
+    still = Movement(weights)
+    still.begin()
+    assert still.numbers([torch.optim.AdamW(weights.parameters(), lr=1e-9)], Clock(9, 10)) == {}, "nothing can be told"
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
 def test_a_teacher_s_momentum_is_heard_from_its_weights(ground: Path, momentum: float) -> None:
     recipe = _tiny("camd", ground, epochs=2, momentum=momentum)
@@ -177,7 +207,11 @@ def test_pictures_are_told_from_copies_and_from_other_channels() -> None:
     assert found["red_faces"] == 1
     assert found["picture_spread"] > 10
     assert measures.pictures(faces.flip(1))["red_faces"] == 0
-    assert measures.pictures(faces[:1].repeat(9, 1, 1, 1))["picture_spread"] == 0
+    assert measures.pictures(faces[:1].repeat(9, 1, 1, 1)) == {"picture_spread": 0, "red_faces": 1}
+    assert found["picture_shape"] < 0.05  # noise around one grey has no shape
+    eyes = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    eyes[..., 10:14, 6:26] = 40
+    assert measures.pictures(faces + eyes)["picture_shape"] > 0.3
     assert "red_faces" not in measures.pictures(faces[:, :1].repeat(1, 3, 1, 1))  # grey pictures have no order
 
 
@@ -255,6 +289,7 @@ def test_a_healthy_history_raises_nothing():
     # a momentum that rises to 1 stands still at the end only
     heard = [
         batch(10 * i, spread=0.2, likeness=0.9, momentum=min(0.996 + i * 1e-3, 1.0), information=0.4, half_life=3000.0,
+              moved=0.3, moved_least=0.2 if i else 0.0, stillest=0, way=20.0, picture_spread=50.0, red_faces=0.9,
               contrast_information=0.01 if i == 3 else 0.4) for i in range(9)
     ]  # fmt: skip
     assert names([*steps, *looks, *heard]) == []
@@ -289,6 +324,14 @@ def test_a_healthy_history_raises_nothing():
         ([batch(i, half_life=27.0) for i in range(2)], "weight decay is too strong"),
         ([look(i, landmarks=0.08 if i < 1 else 0.104, landmarks_mean_shape=0.1) for i in range(3)], "points are lost"),
         ([look(0, picture_spread=0.0)], "pictures are all alike"),
+        ([batch(i, picture_spread=0.0) for i in range(2)], "pictures are all alike"),
+        ([batch(i, picture_spread=40.0, red_faces=0.1) for i in range(2)], "channels in another order"),
+        ([look(0, faces=64, picture_spread=60.0, picture_shape=0.02)], "pictures have nothing in common"),
+        ([look(0, pixel_mean=0.1, pixel_gain=255.0)], "pixels are not normalised"),
+        ([look(0, pixel_mean=-4.0, pixel_gain=4.4)], "pixels are not normalised"),
+        ([batch(i, moved=0.0, moved_least=0.0, stillest=0, way=9.0) for i in range(3)], "encoder stands still"),
+        ([batch(i, moved=0.3, moved_least=1e-4, stillest=2, way=9.0) for i in range(3)], "encoder stands still"),
+        ([batch(i, moved=0.5, moved_least=0.4, stillest=2, way=1e-3) for i in range(3)], "steps are too small"),
         ([look(0, picture_spread=40.0, red_faces=0.1)], "channels in another order"),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from fusiform.probes.alarm import Alarm, Rows, number
-from fusiform.probes.alarms_of_steps import decay, gradients, losses, weights
+from fusiform.probes.alarms_of_steps import decay, gradients, losses, movement, weights
 
 COLLAPSED_SPREAD = 0.03
 """Spread of the encoder's features below which faces are all but alike: healthy runs stayed above 0.08."""
@@ -33,6 +33,12 @@ ALIKE = 1.0
 RED = 0.2
 """Share of faces whose middle is more red than blue, as skin is, below which channels are in another order; half of
 pictures of anything are."""
+SHAPE = 0.08
+"""Strength of the mean picture beside the spread below which pictures have nothing in common: 0.26 to 0.54 in sets of
+rendered faces and of photos, 0 to 0.03 with patches shuffled or crops anywhere."""
+PICTURES = ("picture_spread", "picture_shape", "red_faces")
+FAR, GAINS = 3.0, (0.5, 50.0)
+"""Mean and size of normalised pixels beyond which statistics cannot be right: 2.7 and 4.5 at most by ImageNet's."""
 FEW = 2.5
 """Directions that features of `ENOUGH` faces fill, below which hardly anything is told of a face. Healthy short runs
 came down to 2.8 at their lowest (recognition), MAE-Face with a hundred times the learning rate to 2.3."""
@@ -169,25 +175,52 @@ def contrast(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
         )
 
 
-def pictures(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
-    """Pictures that cannot be those of faces: all one and the same, or with channels in another order."""
-    for look in looks:
-        alike, red = number(look, "picture_spread"), number(look, "red_faces")
-        if alike is not None and alike < ALIKE:
+def pictures(_steps: Rows, looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """Pictures that cannot be those of faces: all one and the same, with nothing in common, or with channels in another
+    order; of the set, or of what trains in two logged batches in a row."""
+    trained = [row for row in heard if number(row, "picture_spread") is not None][-2:]
+    pairs = [(f"the {look.get('faces', 0)} watched pictures", [look]) for look in looks]
+    pairs += [("the pictures that train", trained)] if len(trained) == 2 else []
+    for which, rows in pairs:
+        step = int(rows[-1]["step"])
+        alike, shapes, reds = ([number(row, key) for row in rows] for key in PICTURES)
+        if all(value is not None and value < ALIKE for value in alike):
             yield Alarm(
                 "pictures are all alike",
-                int(look["step"]),
-                f"the {look.get('faces', 0)} watched pictures differ from each other by {alike:.2f} grey levels: there "
-                "is nothing to learn in them. Usual causes: a decoder that failed, a crop outside the photo. Look at "
-                "the set: fusiform shards show SET.",
+                step,
+                f"{which} differ from each other by {alike[-1]:.2f} grey levels: there is nothing to learn in them. "
+                "Usual causes: a decoder that failed, a crop outside the photo. Look at the set: fusiform shards show "
+                "SET.",
             )
-        if red is not None and red < RED:
+        elif rows[-1].get("faces", 0) >= ENOUGH and all(value is not None and value < SHAPE for value in shapes):
+            yield Alarm(
+                "pictures have nothing in common",
+                step,
+                f"the mean of {which} is flat ({shapes[-1]:.2f} of their spread, {SHAPE} at least for faces): these "
+                "are not faces that lie alike. Usual causes: crops beside the face, wrong points or a wrong template, "
+                "scrambled pictures. Look at the set: fusiform shards show SET.",
+            )
+        if all(value is not None and value < RED for value in reds):
             yield Alarm(
                 "channels in another order",
+                step,
+                f"of {which} only {100 * float(reds[-1] or 0):.0f} % are more red than blue, and skin of every colour "
+                "is: the channels seem to be in another order than R, G, B, which the encoder would learn. Usual "
+                "cause: pictures that were written as B, G, R. Try: make the set again from pictures in RGB.",
+            )
+
+
+def pixels(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
+    """Pixel statistics of another scale than that of pixels in [0, 1]."""
+    for look in looks:
+        mean, gain = number(look, "pixel_mean"), number(look, "pixel_gain")
+        if (mean is not None and abs(mean) > FAR) or (gain is not None and not GAINS[0] < gain < GAINS[1]):
+            yield Alarm(
+                "pixels are not normalised",
                 int(look["step"]),
-                f"only {100 * red:.0f} % of the watched faces are more red than blue, and skin of every colour is: the "
-                "channels seem to be in another order than R, G, B, which the encoder would learn. Usual cause: "
-                "pictures that were written as B, G, R. Try: make the set again from pictures in RGB.",
+                f"what the encoder is given has a mean of {mean or 0:.3g} and is {gain or 0:.3g} times as large as "
+                "pixels in [0, 1]: faces drown in it, or vanish. Usual cause: pixel statistics in grey levels, or "
+                "upside down. Try: --vit.pixel-mean 0.485 0.456 0.406 --vit.pixel-std 0.229 0.224 0.225 in a new run.",
             )
 
 
@@ -287,7 +320,7 @@ def points(_steps: Rows, looks: Rows, _heard: Rows) -> Iterator[Alarm]:
 
 RULES: tuple[Callable[[Rows, Rows, Rows], Iterator[Alarm]], ...] = (
     *(collapse, targets, momentum, teacher, information, contrast, agreement),
-    *(losses, gradients, weights, decay, codebook, people, points, pictures),
+    *(losses, gradients, weights, decay, movement, codebook, people, points, pictures, pixels),
 )
 
 

@@ -15,6 +15,11 @@ SHRUNK = 0.3
 """Share of a weight's first size below which it has been decayed away."""
 FORGETS = 100
 """Steps within which weight decay alone halves a weight: the recipes need 3,000 and more."""
+STILL = 0.01
+"""Learning rates that a typical entry of a block is moved by, below which it stands still: AdamW and Muon move healthy
+ones by more than 0.1, whatever the loss's size."""
+WAY = 0.005
+"""Share of their size by which all steps of a run together can move weights, below which it cannot train."""
 STUCK = 0.002
 """Relative range within which a number counts as unmoved in `ROWS` rows."""
 ROWS = 12
@@ -126,4 +131,32 @@ def decay(_steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
             f"weight decay alone halves every weight within {seen[-1]['half_life']:.0f} steps: what is learned is "
             "forgotten as fast. Usual cause: --optim.weight-decay that is a hundred times too strong. Try: "
             "--optim.weight-decay 0.05 in a new run.",
+        )
+
+
+def movement(steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
+    """A block of the encoder has not moved although its learning rate is not zero, or the learning rate is so small
+    that nothing can come of all steps together: in all logged batches, three at least."""
+    seen = [row for row in heard if number(row, "moved_least") is not None]
+    if len(seen) < 3:
+        return
+    now, first = seen[-1], seen[0]
+    if all(row["moved_least"] < STILL for row in seen):
+        some = any(row["moved"] >= STILL for row in seen)
+        what = f"block {now['stillest']:.0f} of the encoder has" if some else "the encoder's blocks have"
+        yield Alarm(
+            "encoder stands still",
+            int(now["step"]),
+            f"{what} not moved since step {first['step']:,} (by {now['moved_least']:.1g} of the learning rate): "
+            "nothing is learned there. Usual causes: weights that are frozen, a loss that does not reach them or is so "
+            "small that its gradients vanish beside AdamW's 1e-8. Try: the recipe's own loss and weights.",
+        )
+    if max(row["way"] for row in seen) < WAY:
+        rates = {row["step"]: float(row["lr"]) for row in steps if number(row, "lr") is not None}
+        yield Alarm(
+            "steps are too small",
+            int(now["step"]),
+            f"all steps of this run together can move the encoder's weights by {100 * max(r['way'] for r in seen):.2g} "
+            f"% of their size: it ends where it began. Usual cause: a learning rate that is far too low (it is "
+            f"{rates.get(now['step'], 0.0):.3g}). Try: the recipe's own --optim.lr-per-256, or more --optim.epochs.",
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusiform.batch import FaceBatch
 from fusiform.clock import Clock
 from fusiform.nn.ranks import local
 from fusiform.nn.teacher import Teacher
@@ -21,6 +22,8 @@ MOST_ROWS = 256
 """Rows of a tensor that are kept."""
 MOST_WEIGHTS = 100_000
 """Entries of the weight that tells a teacher's momentum."""
+MOST_PICTURES = 64
+"""First views of a batch that are kept."""
 
 
 class Overheard:
@@ -33,6 +36,8 @@ class Overheard:
         self._answers: dict[str, Tensor] = {}
         self._before: Tensor | None = None
         self._queries: Tensor | None = None
+        self._pictures: Tensor | None = None
+        method.register_forward_pre_hook(self._hear_pictures)
         self._weight = _weight(method.get_submodule("encoder"))
         self._pair = _followed(method) if getattr(method, "follow_each", "step") == "step" else None
         encoder: Any = method.get_submodule("encoder")
@@ -51,13 +56,17 @@ class Overheard:
     def numbers(self, clock: Clock) -> dict[str, float]:
         """What was heard, and forget it.
 
-        `spread`, `likeness`: of the student's features of the batch's faces (`fusiform.probes.measures`). `*_spread`:
+        `picture_spread`, `red_faces`: of the faces' first views (`fusiform.probes.measures`). `spread`, `likeness`: of
+        the student's features of the batch's faces. `*_spread`:
         of what a teacher's module put out. `information`: how much a teacher's answers tell of which face it was
         asked about (`information`). `contrast_information`: the same of the scores of a contrastive loss. `momentum`:
         how much of itself the teacher kept in this step. `weight`: root mean square of a weight of the student's
         first block.
         """
         values: dict[str, float] = {}
+        if self._pictures is not None and len(self._pictures) > 1:
+            seen = measures.pictures(self._pictures.cpu())
+            values |= {name: seen[name] for name in ("picture_spread", "red_faces") if name in seen}
         if self._features is not None and len(self._features) > 1:
             values |= {"spread": measures.spread(self._features), "likeness": measures.likeness(self._features)}
         for name, answers in self._answers.items():
@@ -73,7 +82,7 @@ class Overheard:
         return values
 
     def forget(self) -> None:
-        self._features, self._before, self._queries = None, None, None
+        self._features, self._before, self._queries, self._pictures = None, None, None, None
         self._answers.clear()
 
     def _information(self, clock: Clock) -> dict[str, float]:
@@ -100,6 +109,10 @@ class Overheard:
         before, after = self._before.double() - ours, theirs - ours
         length = float(before.square().sum())
         return float((before * after).sum()) / length if length > 1e-24 else None
+
+    def _hear_pictures(self, _module: nn.Module, inputs: Any) -> None:
+        if self.listening and torch.is_grad_enabled() and self._pictures is None and isinstance(inputs[0], FaceBatch):
+            self._pictures = inputs[0].images[:MOST_PICTURES, 0]
 
     def _hear_features(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         if self.listening and torch.is_grad_enabled() and self._features is None:

@@ -72,7 +72,7 @@ def test_fifty_kills_over_all_recipes_change_no_byte(killer: Killer, case: Case)
 @pytest.mark.slow
 def test_kills_while_a_checkpoint_is_written_change_no_byte(killer: Killer) -> None:
     """Nearly every kill leaves a checkpoint half written here, because a large network takes its time."""
-    large = Case("mae-face-quick", "--vit.width 768 --vit.heads 12 --method.decoder-width 384", name="large")
+    large = Case("mae-face-quick", "--vit.width 384 --vit.heads 6 --method.decoder-width 192", name="large")
     before = killer.kills["a checkpoint half written"]
     kill(killer, large, 10)
     assert killer.kills["a checkpoint half written"] > before

@@ -31,6 +31,7 @@ from fusiform.tasks.alignment import Alignment
 from fusiform.tasks.attributes import Attributes
 from fusiform.tasks.expression import Expression
 from fusiform.tasks.face_attributes import FaceAttributes
+from fusiform.tasks.gaze import Gaze
 from fusiform.tasks.head_pose import HeadPose
 from fusiform.tasks.parsing import Parsing
 
@@ -41,6 +42,7 @@ TASKS = {
     "points": (Alignment(path=SET, dataset="rendered"), 136),
     "map": (Parsing(path=SET, dataset="rendered"), None),
     "pose": (HeadPose(path=SET), 6),
+    "gaze": (Gaze(path=SET), 3),
     "classes": (Expression(path=SET, dataset="rendered"), None),
     "units": (ActionUnits(path=SET, dataset="rendered"), None),
     "attributes": (Attributes(path=SET), None),
@@ -106,6 +108,7 @@ PROBES = {
     "points": AttentiveProbe(head="heatmap", dense=Dense(width=16, heatmap_size=32)),
     "map": AttentiveProbe(head="upernet", dense=Dense(width=16)),
     "pose": AttentiveProbe(head="rotation-6d"),
+    "gaze": AttentiveProbe(head="attentive"),
     "classes": AttentiveProbe(head="attentive"),
 }
 

@@ -11,7 +11,7 @@ import set_folders as made
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from labelled_faces import rendered_set
+from labelled_faces import Brightness, rendered_set
 from scipy.io import savemat
 from scipy.spatial.transform import Rotation
 
@@ -317,3 +317,14 @@ def test_rendered_gaze_is_measured_only_where_it_is_named(tmp_path):
     assert "gaze" not in {cell.task.name for cell in usual}  # only where it is asked for
     (asked,) = (c.task for c in cells(rendered=folder, learned=LinearProbe(), names=["gaze"]))
     assert asked == Gaze(folder)
+
+
+def test_a_head_answers_in_the_turn_of_the_photo():
+    """A crop that was turned clockwise shows a gaze to the right as one downwards; the photo's own is given back."""
+    faces, task = Brightness().read(16).rows(np.arange(3)), Gaze(Path("no-labels-needed"))
+    turned = replace(faces, extra={"clockwise": np.array([90.0, 0.0, -90.0])})
+    down, right, up = [0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
+    said = task.decode(2 * np.array([down, right, up], np.float32), turned, 2)
+    np.testing.assert_allclose(said, [right] * 3, atol=1e-6)
+    looks = replace(turned, target=np.array([right] * 3, np.float32))
+    np.testing.assert_allclose(task.encode(looks, 2), [down, right, up], atol=1e-6)

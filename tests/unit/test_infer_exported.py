@@ -27,7 +27,7 @@ from fusiform.infer.analyzer import load
 from fusiform.measurement import Crop
 
 TOLERANCE = 1e-3
-SOME = ("points", "pose")
+SOME = ("points", "pose", "gaze")
 """Heads whose answers are not the file's numbers as they are."""
 PHOTOS = [photo((10, 12, 20), (40, 20, 34)), photo((5, 5, 26), seed=1), photo((2, 3, 30), (45, 8, 24), seed=2)]
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from fusiform.faces.align import Placement
-from fusiform.infer.results import Affect, Age, Answers, Intensities, Pose, Probabilities
+from fusiform.infer.drawing import LOOK
+from fusiform.infer.results import Affect, Age, Answers, Face, Gaze, Intensities, Photo, Pose, Probabilities
 from fusiform.infer.typed import HeadWords, typed
+from fusiform.metrics import gaze_directions
 
 PLACE = Placement(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), 32, "loose-32")
 
@@ -39,6 +41,30 @@ def test_public_yes_or_no_heads_have_no_age(kind):
     assert (found.of, found.years) == ({"a": 0.25, "b": 0.0}, None)
     with pytest.raises(ValueError, match="zip"):
         said(kind, [0.25, 0.5, 41.0], "a", "b")
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (25.0, -10.0), (-60.0, 40.0), (120.0, 5.0), (0.0, 89.0)])
+def test_a_gaze_is_the_angles_of_its_direction(yaw, pitch):
+    found = said("Gaze", gaze_directions([[yaw, pitch]])[0].tolist())
+    assert isinstance(found, Gaze)
+    assert (found.yaw, found.pitch) == (pytest.approx(yaw, abs=1e-4), pytest.approx(pitch, abs=1e-4))
+    assert found.direction == pytest.approx(gaze_directions([[yaw, pitch]])[0].tolist(), abs=1e-6)
+    assert found.to_dict() == {"yaw": round(yaw, 2), "pitch": round(pitch, 2), "unit": "degrees", "source": "head"}
+
+
+def test_a_gaze_is_drawn_to_where_it_looks():
+    def ink(yaw: float, pitch: float) -> tuple[float, float]:
+        face = Face((60.0, 60.0, 140.0, 140.0), 1.0, PLACE, answers={"gaze": Gaze(yaw, pitch, "gaze")})
+        shown = Photo((face,), "a", 200, 200).draw(np.zeros((200, 200, 3), np.uint8)).astype(int)
+        y, x = np.nonzero((shown[:130] == LOOK).all(-1))  # above the words
+        return float(x.mean() - 99.5), float(y.mean() - 92)
+
+    right, up = ink(60, 0), ink(0, 40)
+    assert right[0] > 15
+    assert abs(right[1]) < 3
+    assert up[1] < -10
+    assert abs(up[0]) < 3
+    assert np.hypot(*ink(0, 0)) < 2
 
 
 def test_the_other_kinds():

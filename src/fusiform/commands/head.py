@@ -20,8 +20,8 @@ class HeadFlags:
     model's folder, beside the encoder and the heads that are there already. Then: fusiform infer PHOTOS --model OUT."""
 
     task: Annotated[str, tyro.conf.Positional]
-    """alignment, parsing, head-pose, action-units, action-unit-detection, expression, attributes, affect, age, forgery;
-    or classes, for a label file of your own."""
+    """alignment, parsing, head-pose, gaze, action-units, action-unit-detection, expression, attributes, affect, age,
+    forgery; or classes, for a label file of your own."""
     encoder: Path
     """A finished run, or an encoder's folder."""
     data: Path

@@ -179,6 +179,7 @@ def _columns(heads: Any) -> list[str]:
     """Of the table, fixed before the first photo."""
     named: dict[str, tuple[str, ...]] = {
         "HeadPose": ("yaw", "pitch", "roll"),
+        "Gaze": ("yaw", "pitch"),
         "Affect": ("valence", "arousal"),
         "Age": ("years",),
     }

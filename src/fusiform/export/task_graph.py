@@ -32,6 +32,7 @@ from fusiform.tasks.action_units import ActionUnits
 from fusiform.tasks.affect import Affect
 from fusiform.tasks.age import Age
 from fusiform.tasks.attributes import Attributes
+from fusiform.tasks.gaze import Gaze
 from fusiform.tasks.parsing import Parsing
 from fusiform.tasks.task import Classified, Labelled, Pointed, SupervisedTask, Turned
 
@@ -135,6 +136,10 @@ def finished(head: TaskHead, grid: int) -> tuple[Outputs, Finish]:
         about = "yaw, pitch, roll as seen in the crop: yaw + the subject's left, pitch + up, roll + clockwise"
         pose = Output("pose", "value", ("B", 3), about, "degrees", ("yaw", "pitch", "roll"), 90.0)
         return (pose,), lambda out: (_angles(out),)
+    if isinstance(task, Gaze):
+        about = "direction as seen in the crop: x right, y up, z to the viewer; 0, 0, 1 into the camera"
+        gaze = Output("gaze", "value", ("B", 3), about, "length 1", ("x", "y", "z"))
+        return (gaze,), lambda out: (_looks(out),)
     if isinstance(task, Classified):
         return _asked(labels, "of each class; they add up to 1", lambda out: torch.softmax(head.sharpness * out, -1))
     if head.kind in ("FaceAttributes", "ActionUnitDetection"):
@@ -160,7 +165,7 @@ def finished(head: TaskHead, grid: int) -> tuple[Outputs, Finish]:
         return (years,), lambda out: (out * (high - low) + low,)
     raise ConfigError(
         f"The task '{task.name}' ({head.kind}) has no finished answer in an exported file",
-        expected="alignment, parsing, head-pose, expression, classes, forgery, attributes, action-units, affect, age",
+        expected="points, maps, poses, gaze, classes, attributes, action units, affect or age",
     )
 
 
@@ -198,6 +203,13 @@ def _angles(out: Tensor) -> Tensor:
     yaw = torch.atan2(R[:, 0, 2], R[:, 2, 2])
     roll = torch.atan2(R[:, 1, 0], R[:, 1, 1])
     return torch.stack([yaw, -torch.asin(sine), -roll], 1) * (180.0 / math.pi)
+
+
+def _looks(out: Tensor) -> Tensor:
+    """(B, 3) of any length -> of length 1; of none into the camera, as `Gaze.decode` says."""
+    length = out.square().sum(1, keepdim=True).sqrt()
+    ahead = torch.tensor([0.0, 0.0, 1.0], device=out.device)
+    return torch.where(length > 1e-8, out / length.clamp_min(1e-8), ahead)
 
 
 def task_graph(folder: Path, encoder: Encoder, name: str, layout: Layout) -> tuple[TaskGraph, dict[str, Any]]:

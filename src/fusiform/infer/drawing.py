@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from fusiform import metrics
 from fusiform.faces.parsing_map import UNLABELLED
-from fusiform.infer.results import Face, Points, Pose
+from fusiform.infer.results import Face, Gaze, Points, Pose
 
 Image = NDArray[np.uint8]
 BOX, POINT, INK, PAPER = (255, 196, 0), (0, 255, 140), (255, 255, 255), (20, 20, 20)
+LOOK = (255, 90, 220)
 AXES = ((235, 70, 60), (70, 200, 80), (80, 130, 255))
 """x to the subject's left in red, y up in green, z out of the face in blue."""
 # nineteen colours that neighbours in a face can be told apart by; background is left as it is
@@ -28,7 +29,7 @@ _OPACITY = 0.45
 
 
 def drawn(pixels: Image, faces: Sequence[Face]) -> Image:
-    """(H, W, 3) RGB: a copy of the photo with parsing, box, points, pose and words for each face."""
+    """(H, W, 3) RGB: a copy of the photo with parsing, box, points, pose, gaze and words for each face."""
     import cv2
 
     out = pixels.copy()
@@ -44,6 +45,8 @@ def drawn(pixels: Image, faces: Sequence[Face]) -> Image:
             _dots(out, face.points, max(1, round(side / 120)))
         if face.pose is not None:
             _axes(out, face, face.pose, side, line + 1)
+        if face.gaze is not None:
+            _arrow(out, face, face.gaze, side, line + 1)
         _words(out, words(face), x0, y1, side)
     return out
 
@@ -53,6 +56,8 @@ def words(face: Face) -> list[str]:
     said = []
     if face.pose is not None:
         said.append(" ".join(f"{name} {_degrees(getattr(face.pose, name))}" for name in ("yaw", "pitch", "roll")))
+    if face.gaze is not None:
+        said.append(f"gaze yaw {_degrees(face.gaze.yaw)} pitch {_degrees(face.gaze.pitch)}")
     if face.age is not None:
         said.append(f"{face.age.years:.0f} years")
     if face.expression is not None:
@@ -103,6 +108,22 @@ def _axes(out: Image, face: Face, pose: Pose, side: float, line: int) -> None:
     for axis, colour in zip(rotation.T, AXES, strict=True):
         end = centre + 0.45 * side * np.array([axis[0], -axis[1]])
         cv2.line(out, _at(*centre), _at(*end), colour, line, cv2.LINE_AA)
+
+
+def _arrow(out: Image, face: Face, gaze: Gaze, side: float, line: int) -> None:
+    """Where the eyes look, seen from far away, from between them: nothing but a dot where they look into the camera."""
+    import cv2
+
+    x0, y0, x1, y1 = face.box
+    centre = np.array([(x0 + x1) / 2, y0 + 0.4 * (y1 - y0)])
+    known = face.points or face.found
+    if known is not None and known.scheme == "ibug-68" and np.isfinite(known.xy[36:48]).all():
+        centre = known.xy[36:48].mean(0)
+    x, y, _ = gaze.direction
+    cv2.circle(out, _at(*centre), line + 1, LOOK, -1, cv2.LINE_AA)
+    cv2.arrowedLine(
+        out, _at(*centre), _at(*(centre + 0.8 * side * np.array([x, -y]))), LOOK, line, cv2.LINE_AA, 0, 0.25
+    )
 
 
 def _words(out: Image, said: Sequence[str], x: float, y: float, side: float) -> None:

@@ -180,8 +180,15 @@ def _pose(said: Mapping[str, NDArray[Any]], placements: Sequence[Placement]) -> 
     return metrics.euler_degrees(metrics.rotation_matrices(plane) @ metrics.rotation_matrices(said["pose"]))
 
 
+def _gaze(said: Mapping[str, NDArray[Any]], placements: Sequence[Placement]) -> NDArray[Any]:
+    """Directions in the photo's own turn."""
+    plane = np.zeros((len(placements), 3))
+    plane[:, 2] = -clockwise(list(placements))
+    return np.asarray(np.einsum("nij,nj->ni", metrics.rotation_matrices(plane), said["gaze"]))
+
+
 def _attributes(said: Mapping[str, NDArray[Any]], placements: Sequence[Placement]) -> NDArray[Any]:
     return np.concatenate([said["probabilities"], said["age"]], 1)
 
 
-_READ: Mapping[str, Read] = {"HeadPose": _pose, "Attributes": _attributes}
+_READ: Mapping[str, Read] = {"HeadPose": _pose, "Gaze": _gaze, "Attributes": _attributes}

@@ -53,6 +53,27 @@ class Pose:
         return angles | {"unit": "degrees"} | ({"source": self.source} if self.source else {})
 
 
+@dataclass(frozen=True)
+class Gaze:
+    """Where the eyes look, in degrees against the line from the camera to the face: yaw + to the subject's left, pitch
+    + up, with x right and y up as the photo has them; (0, 0) looks into the camera."""
+
+    yaw: float
+    pitch: float
+    source: str = ""
+    """Name of the trained head."""
+
+    @property
+    def direction(self) -> tuple[float, float, float]:
+        """Of length 1: x right, y up, z to the viewer."""
+        yaw, pitch = math.radians(self.yaw), math.radians(self.pitch)
+        return math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)
+
+    def to_dict(self) -> dict[str, Any]:
+        angles = {"yaw": _number(self.yaw, 2), "pitch": _number(self.pitch, 2)}
+        return angles | {"unit": "degrees"} | ({"source": self.source} if self.source else {})
+
+
 @dataclass(frozen=True, eq=False)
 class Parsing:
     """Which part of the face each pixel of the crop shows."""
@@ -161,7 +182,7 @@ class Age:
         return {"years": _number(self.years, 1)}
 
 
-Answer = Points | Pose | Parsing | Probabilities | Answers | Intensities | Affect | Age
+Answer = Points | Pose | Gaze | Parsing | Probabilities | Answers | Intensities | Affect | Age
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +221,10 @@ class Face:
     def pose(self) -> Pose | None:
         """Of a trained head-pose head; without one that of the landmark model's points."""
         return self._first(Pose) or self.found_pose
+
+    @property
+    def gaze(self) -> Gaze | None:
+        return self._first(Gaze)
 
     @property
     def parsing(self) -> Parsing | None:

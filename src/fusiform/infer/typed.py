@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,22 @@ from numpy.typing import NDArray
 
 from fusiform.errors import DataError
 from fusiform.faces.align import Placement
-from fusiform.infer.results import Affect, Age, Answer, Answers, Intensities, Parsing, Points, Pose, Probabilities
+from fusiform.infer.results import (
+    Affect,
+    Age,
+    Answer,
+    Answers,
+    Gaze,
+    Intensities,
+    Parsing,
+    Points,
+    Pose,
+    Probabilities,
+)
 from fusiform.results import ResultRow
 
 Row = NDArray[np.generic]
-ON_RENDERED = ("alignment", "parsing", "head-pose", "action-units", "expression", "attributes", "affect", "age")
+ON_RENDERED = ("alignment", "parsing", "head-pose", "gaze", "action-units", "expression", "attributes", "affect", "age")
 """What heads can be trained for on rendered faces, and on sets of photos."""
 TASKS = (*ON_RENDERED, "action-unit-detection", "forgery")
 """What heads can be trained for."""
@@ -44,7 +56,8 @@ def typed(words: HeadWords, row: Row, placement: Placement) -> Answer:
     """What a head says about one face.
 
     Args:
-        row: in the layout of the task's labels: points in crop pixels; a pose in the photo's own turn; probabilities.
+        row: in the layout of the task's labels: points in crop pixels; a pose or a direction in the photo's own turn;
+            probabilities.
         placement: where the crop lies in its photo, at the size that the head was shown.
 
     Raises:
@@ -70,6 +83,11 @@ def _parsing(words: HeadWords, row: Row, placement: Placement) -> Answer:
 def _pose(words: HeadWords, row: Row, placement: Placement) -> Answer:
     yaw, pitch, roll = _floats(row)
     return Pose(yaw, pitch, roll, words.name)
+
+
+def _gaze(words: HeadWords, row: Row, placement: Placement) -> Answer:
+    x, y, z = _floats(row)
+    return Gaze(math.degrees(math.atan2(x, z)), math.degrees(math.atan2(y, math.hypot(x, z))), words.name)
 
 
 def _classes(words: HeadWords, row: Row, placement: Placement) -> Answer:
@@ -114,6 +132,7 @@ _READERS: dict[str, Callable[[HeadWords, Row, Placement], Answer]] = {
     "OwnPoints": _points,
     "Parsing": _parsing,
     "HeadPose": _pose,
+    "Gaze": _gaze,
     "Expression": _classes,
     "OwnClasses": _classes,
     "Forgery": _classes,

@@ -187,8 +187,13 @@ class Gaze:
 
 
 def _turned(directions: NDArray[np.float64], faces: Labelled, *, back: bool = False) -> NDArray[np.float64]:
-    """From the camera's coordinates to what the crop shows, or back."""
-    view = faces.extra.get("view")
-    if view is None:
+    """From the camera's coordinates to what the crop shows, or back. Where only the crop's turn is known (a photo whose
+    camera is not), directions are those against the line from the camera to the face."""
+    view, clockwise = faces.extra.get("view"), faces.extra.get("clockwise")
+    if view is None and clockwise is None:
         return directions
+    if view is None:
+        turn = np.zeros((len(faces), 3))
+        turn[:, 2] = clockwise
+        view = metrics.rotation_matrices(turn)
     return np.asarray(np.einsum("nji,nj->ni" if back else "nij,nj->ni", np.asarray(view, np.float64), directions))

@@ -86,8 +86,8 @@ def test_the_queue_is_as_long_as_is_answered_in_its_time(seconds, let_in):
     gate = ready_gate(queue=3.05)
     gate.answering.learn(1, seconds)
     with contextlib.ExitStack() as inside:
-        for _ in range(let_in):
-            inside.enter_context(gate.enter(1))
+        for number in range(let_in):
+            inside.enter_context(gate.enter(1, f"client {number}"))
         assert gate.open == gate.photos == let_in, "an idle service takes one in any case"
         with pytest.raises(Refused) as refused:
             gate.look(1)
@@ -116,13 +116,8 @@ def test_little_is_let_in_before_anything_is_measured():
             gate.look(1)
 
 
-def test_bytes_and_pixels_that_wait_are_bounded():
-    gate = ready_gate(body_mb=1, bodies_mb=2, uploads=1, waiting_megapixels=1)
-    gate.hold(2_000_000)
-    with pytest.raises(Refused, match="hold 2,000,000 bytes"):
-        gate.hold(20_000)
-    gate.release(2_000_000)
-    gate.hold(20_000)
+def test_pixels_that_wait_are_bounded():
+    gate = ready_gate(waiting_megapixels=1)
 
     async def pixels() -> list[str]:
         said: list[str] = []
@@ -228,10 +223,9 @@ def test_a_greedy_client_leaves_room_for_another():
             assert not few.dishonest
             assert many.no_hint == few.no_hint == 0
             got[most] = few.count(200) / sum(few.statuses.values()), many.count(429)
-    assert got[3][0] == 1, "all of the other's requests are answered"
-    assert got[3][1] > 0
-    assert got[500][0] < 0.9, "without the bound the queue is the greedy one's"
-    assert got[500][1] == 0
+    for share, turned_away in got.values():
+        assert share == 1, "all of the other's requests are answered"
+        assert turned_away > 0, "the greedy one is told that it is too much"
 
 
 def test_what_was_accepted_is_answered_after_sigterm():

@@ -165,10 +165,10 @@ def _watch(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         meters, gate = service.meters, service.gate
         meters.open.set(gate.open)
-        meters.arriving.set(gate.arriving)
+        meters.arriving.set(len(service.arrivals))
         meters.photos.set(gate.photos)
         meters.wait.set(gate.wait())
-        meters.bodies.set(gate.body_bytes)
+        meters.bodies.set(service.arrivals.held)
         meters.pixels.set(gate.pixels)
         meters.ready.set(gate.ready and not gate.draining)
         return Response(meters.text(), media_type="text/plain; version=0.0.4")
@@ -222,10 +222,10 @@ def _ask(app: FastAPI, service: Service) -> None:
     ) -> Response | answers.Analysis:
         wanted = _pictures(pictures)
 
-        async def work(images: list[DecodedImage]) -> Response | answers.Analysis:
+        async def work(client: str, images: list[DecodedImage]) -> Response | answers.Analysis:
             [image] = images
             most = service.limits.faces
-            seen = await service.batcher.ask(Asked(image.pixels, wanted if draw is None else frozenset(), most))
+            seen = await service.batcher.ask(Asked(image.pixels, wanted if draw is None else frozenset(), most), client)
             faces = seen.photo.faces[:most]
             service.meters.faces.inc(len(faces))
             if draw is not None:
@@ -256,9 +256,9 @@ def _ask(app: FastAPI, service: Service) -> None:
     async def embed(request: Request) -> answers.Embeddings:
         must_embed()
 
-        async def work(images: list[DecodedImage]) -> answers.Embeddings:
+        async def work(client: str, images: list[DecodedImage]) -> answers.Embeddings:
             [image] = images
-            seen = await service.batcher.ask(Asked(image.pixels))
+            seen = await service.batcher.ask(Asked(image.pixels), client)
             faces = seen.photo.faces[: service.limits.faces]
             service.meters.faces.inc(len(faces))
             return answers.Embeddings(
@@ -288,8 +288,8 @@ def _ask(app: FastAPI, service: Service) -> None:
     async def compare(request: Request) -> answers.Comparison:
         must_embed()
 
-        async def work(images: list[DecodedImage]) -> answers.Comparison:
-            found = await asyncio.gather(*(service.batcher.ask(Asked(image.pixels)) for image in images))
+        async def work(client: str, images: list[DecodedImage]) -> answers.Comparison:
+            found = await asyncio.gather(*(service.batcher.ask(Asked(image.pixels), client) for image in images))
             sides: list[Face] = []
             for name, seen in zip("ab", found, strict=True):
                 if not seen.photo.faces:

@@ -1,9 +1,10 @@
-"""Micro-batches: photos that arrive together are worked on together, in one thread, off the event loop."""
+"""Micro-batches: photos that arrive together are worked on together, in one thread, off the event loop. Where more wait
+than one batch takes, clients take turns."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fusiform.errors import FusiformError
+from fusiform.serve.turns import Turns
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -32,6 +34,7 @@ class Batcher(Generic[Item, Answer]):
         work: items -> answers, in their order.
         size: items of a batch.
         gather: seconds the first item waits for others.
+        patience: seconds after which an item goes before the turns of others.
         watch: called with (items, seconds) after each batch.
     """
 
@@ -41,10 +44,11 @@ class Batcher(Generic[Item, Answer]):
         *,
         size: int,
         gather: float,
+        patience: float = 5.0,
         watch: Callable[[int, float], None] = lambda items, seconds: None,
     ) -> None:
         self._work, self._size, self._gather, self._watch = work, size, gather, watch
-        self._queue: deque[_Waiting[Item, Answer]] = deque()
+        self._queue: Turns[_Waiting[Item, Answer]] = Turns(patience, time.monotonic)
         self._some, self._full = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fusiform-infer")
         self._loop: asyncio.Task[None] | None = None
@@ -68,14 +72,14 @@ class Batcher(Generic[Item, Answer]):
             self._loop.cancel()
             with suppress(asyncio.CancelledError):
                 await self._loop
-        for waiting in self._queue:
+        for waiting in self._queue.drain():
             waiting.answer.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def ask(self, item: Item) -> Answer:
-        """The answer to one item. Cancelling the caller takes the item out of the queue."""
+    async def ask(self, item: Item, client: str = "") -> Answer:
+        """The answer to one item of a client. Cancelling the caller takes the item out of the queue."""
         waiting: _Waiting[Item, Answer] = _Waiting(item, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+        self._queue.push(client, waiting)
         self._some.set()
         if len(self._queue) >= self._size:
             self._full.set()
@@ -89,11 +93,11 @@ class Batcher(Generic[Item, Answer]):
                     async with asyncio.timeout(self._gather):
                         await self._full.wait()
             batch: list[_Waiting[Item, Answer]] = []
-            while self._queue and len(batch) < self._size:
-                waiting = self._queue.popleft()
+            while len(self._queue) and len(batch) < self._size:
+                waiting = self._queue.pop()
                 if not waiting.answer.done():
                     batch.append(waiting)
-            if not self._queue:
+            if not len(self._queue):
                 self._some.clear()
             if len(self._queue) < self._size:
                 self._full.clear()

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 from fusiform.serve.settings import Limits, Network
 
+CLIENT = "fusiform.client"
+"""Key of a request's scope under which the guard leaves the client's name to the routes."""
 KNOWN = 20_000
 """Clients that are remembered. Those that have nothing open and asked longest ago are forgotten first."""
 PREFIX = 64

@@ -2,7 +2,8 @@
 
 uvicorn waits for the end of a request's head for as long as the client likes, and where all connections are taken it
 turns everybody away; a few hundred silent connections would close the service to all. Here a head has to be whole in
-`limits.head_timeout`, and one connection too many costs the oldest that has not sent a whole head.
+`limits.head_timeout`, and one connection too many costs the oldest that has not sent a whole head, or else one that was
+refused and still sends. Whoever does not read his answer is cut off after the same time: asyncio would keep it for him.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fusiform.serve.arrivals import CRAWL
 from fusiform.serve.problems import MEDIA_TYPE, problem
 
 HINT_SECONDS = 2
+LINGERS = "fusiform.lingers"
+"""Key of a request's scope that the guard sets when its refusal is written and the rest of it is thrown away."""
 
 
 class Connection(H11Protocol):
@@ -66,15 +70,40 @@ class Connection(H11Protocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
+        self._cut_later()
         if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
             said = problem(408, "slow-head", "The head did not arrive in time", expected=f"{self.head_timeout:g} s")
             self.transport.write(_answer(b"408 Request Timeout", said))
         self.transport.close()
 
+    def on_response_complete(self) -> None:
+        self._cut_later()
+        super().on_response_complete()
+
+    def _cut_later(self) -> None:
+        """See that what was written leaves, or is thrown away: of a connection that is being closed asyncio keeps it
+        until the other end has read it, if it never does for ever."""
+        self.loop.call_later(self.head_timeout, self._cut, self.cycle, self.transport.get_write_buffer_size())
+
+    def _cut(self, answered: object, before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if not unread or not (self.transport.is_closing() or self.cycle is answered):
+            return
+        if before - unread >= CRAWL * self.head_timeout:
+            self._cut_later()
+        else:
+            self.transport.abort()
+
+    @property
+    def lingers(self) -> bool:
+        """Whether its request was refused and it is still sending it."""
+        return self.cycle is not None and LINGERS in self.cycle.scope
+
     def _took_a_place(self) -> bool:
-        """Close the oldest idle connection; False where all the others are being answered."""
-        others = [each for each in self.connections if each is not self and isinstance(each, Connection) and each.idle]
-        silent = [each for each in others if each._late is not None] or others
+        """Close the oldest idle connection, or one that lingers; False where all the others are being answered."""
+        others = [each for each in self.connections if each is not self and isinstance(each, Connection)]
+        idle = [each for each in others if each.idle]
+        silent = [each for each in idle if each._late is not None] or idle or [each for each in others if each.lingers]
         if not silent:
             return False
         # timers were set in the order of arrival; a kept connection without one is the least that is lost

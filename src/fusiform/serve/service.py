@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -14,13 +15,16 @@ from starlette.requests import ClientDisconnect
 from fusiform import __version__
 from fusiform.faces.decode import DecodedImage
 from fusiform.serve import bodies
+from fusiform.serve.arrivals import Arrivals, Body
 from fusiform.serve.batching import Batcher
+from fusiform.serve.clients import CLIENT
 from fusiform.serve.decoding import Decoders
 from fusiform.serve.gate import Gate
 from fusiform.serve.meters import Meters
 from fusiform.serve.model import Asked, Model, Seen
 from fusiform.serve.problems import Refused
 from fusiform.serve.settings import Access, Limits
+from fusiform.serve.turns import Doors
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -41,8 +45,9 @@ class Service:
     """{"": the model} once it is loaded."""
     parts: dict[str, Any]
     """batcher and decoders while the service runs."""
-    turns: asyncio.Semaphore
-    """One for each decoder: photos are decoded in the order in which they arrived."""
+    arrivals: Arrivals
+    doors: Doors
+    """One for each decoder, by turns of the clients."""
 
     @property
     def batcher(self) -> Batcher[Asked, Seen]:
@@ -59,32 +64,30 @@ class Service:
         return "batcher" in self.parts and self.batcher.busy_for > 2 * self.limits.timeout
 
     async def answered(
-        self, request: Request, names: tuple[str, ...], work: Callable[[list[DecodedImage]], Awaitable[T]]
+        self, request: Request, names: tuple[str, ...], work: Callable[[str, list[DecodedImage]], Awaitable[T]]
     ) -> T:
-        """The work's value on a request's photos, within places of the gate and the time-out.
+        """The work's value on a request's photos, within places of the gate and the time-out. The work is told whose
+        photos they are, for the batcher.
 
         Raises:
             Refused: the body is refused, there is no room, or no answer in time.
             ImageRefused: of a photo.
             ClientDisconnect: nobody waits for the answer any more.
         """
-        gate, limits = self.gate, self.limits
-        gate.look(len(names))  # before the body is read; and again when it has arrived
-        held = 0
-
-        def hold(more: int) -> None:
-            nonlocal held
-            gate.hold(more)
-            held += more
-
+        gate, limits, client = self.gate, self.limits, str(request.scope.get(CLIENT, ""))
+        gate.look(len(names), client)  # before the body is read; and again when it has arrived
+        body = Body(client)
         try:
             async with asyncio.timeout(limits.timeout):
-                with gate.receive():
+                async with self.arrivals.receive(body):
                     data = await bodies.photos(
-                        request, names, most=limits.body_bytes, seconds=limits.body_timeout, hold=hold
+                        *(request, names),
+                        most=limits.body_bytes,
+                        seconds=limits.body_timeout,
+                        hold=partial(self.arrivals.hold, body),
                     )
-                with gate.enter(len(names)):
-                    return await _while_there(request, self._on_photos(data, work))
+                with gate.enter(len(names), client):
+                    return await _while_there(request, self._on_photos(client, data, work))
         except TimeoutError:
             raise Refused(
                 504,
@@ -94,11 +97,13 @@ class Service:
                 headers={"Retry-After": str(gate.retry_after())},
             ) from None
         finally:
-            gate.release(held)
+            self.arrivals.release(body)
 
-    async def _on_photos(self, data: list[bytes], work: Callable[[list[DecodedImage]], Awaitable[T]]) -> T:
+    async def _on_photos(
+        self, client: str, data: list[bytes], work: Callable[[str, list[DecodedImage]], Awaitable[T]]
+    ) -> T:
         async with AsyncExitStack() as stack:
-            async with self.turns:
+            async with self.doors.through(client):
                 hold = await stack.enter_async_context(self.gate.room_for_pixels())
                 images = []
                 for each in data:
@@ -108,7 +113,7 @@ class Service:
                     finally:
                         self.gate.decoding.learn(1, time.monotonic() - began)
                     hold(images[-1].pixels.size // 3)
-            return await work(images)
+            return await work(client, images)
 
     def batched(self, items: int, seconds: float) -> None:
         self.meters.batches.observe(items)
@@ -141,7 +146,9 @@ async def _gone(request: Request) -> None:
 
 
 def service(limits: Limits, access: Access, load: Callable[[], Model]) -> Service:
-    return Service(limits, access, load, Meters(), Gate(limits), {}, {}, asyncio.Semaphore(limits.decoders))
+    arrivals = Arrivals(limits, time.monotonic)
+    doors = Doors(limits.decoders, limits.queue_seconds / 2, time.monotonic)
+    return Service(limits, access, load, Meters(), Gate(limits), {}, {}, arrivals, doors)
 
 
 async def load(service: Service, decoders: Decoders) -> None:
@@ -150,7 +157,13 @@ async def load(service: Service, decoders: Decoders) -> None:
     limits = service.limits
     try:
         model, _ = await asyncio.gather(loop.run_in_executor(None, service.load), decoders.warm())
-        batcher = Batcher(model.see, size=limits.batch, gather=limits.gather_ms / 1000, watch=service.batched)
+        batcher = Batcher(
+            model.see,
+            size=limits.batch,
+            gather=limits.gather_ms / 1000,
+            patience=limits.queue_seconds / 2,
+            watch=service.batched,
+        )
         batcher.start()
         service.model[""] = model
         service.parts.update(batcher=batcher, decoders=decoders)

@@ -13,7 +13,8 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from fusiform.serve.clients import Clients, client_of
+from fusiform.serve.clients import CLIENT, Clients, client_of
+from fusiform.serve.connections import LINGERS
 from fusiform.serve.meters import Meters
 from fusiform.serve.problems import MEDIA_TYPE, problem
 from fusiform.serve.settings import Access
@@ -71,6 +72,7 @@ class Shield:
             """The end of an answer to a request that is still being sent: a connection that is closed then is reset,
             and the client never reads why it was refused. So the rest is taken and thrown away, within bounds."""
             await send({**message, "more_body": True})
+            scope[LINGERS] = True
             taken = 0
             with suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_SECONDS):
@@ -92,7 +94,7 @@ class Shield:
 
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         counts = not _is_open(scope["path"])
-        client = self._client(scope)
+        client = scope[CLIENT] = self._client(scope)
         # a client is counted before its key is looked at: keys are not to be guessed at any speed
         refused = self._foreign(scope, headers) or (self._too_much(client, headers) if counts else None)
         refused = refused or self._without_key(scope, headers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from bench import plain
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from fusiform.config import ViTConfig
 from fusiform.engine import Waiting
+from fusiform.faces import align
+from fusiform.metrics import confusion
 from fusiform.nn.landmark_cnn import LandmarkCNN
 from fusiform.nn.landmark_patches import sample_patches
 from fusiform.nn.patches import patchify, taken
@@ -154,3 +157,40 @@ def test_a_frozen_landmark_network_is_one_convolution_for_each_norm() -> None:
     with torch.no_grad():
         at_once = network.raw(images)
     torch.testing.assert_close(at_once, step_by_step.detach(), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "area+bilinear"])
+@pytest.mark.parametrize("border", ["replicate", "constant"])
+def test_a_crop_through_four_channels_has_the_bits_of_one_through_three(
+    monkeypatch: pytest.MonkeyPatch, sampling: align.Sampling, border: align.Border
+) -> None:
+    rng = np.random.default_rng(0)
+    widen = align._four_channels
+    widened: list[object] = []
+    for _ in range(150):
+        height, width = rng.integers(1, 400, 2)
+        photo = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)[:, :: rng.choice([1, -1])]
+        scale, turn = np.exp(rng.normal(0, 1)), rng.normal(0, 1)
+        a, b = scale * np.cos(turn), scale * np.sin(turn)
+        x, y = rng.uniform(-150, 150, 2)  # some crops lie outside the photo, in part or whole
+        placement = align.Placement(((a, -b, x), (b, a, y)), int(rng.choice([8, 64, 112])), "loose")
+        ours = align.crop(photo, placement, border=border, sampling=sampling)
+        with monkeypatch.context() as patch:
+            patch.setattr(align, "_four_channels", lambda *given: widened.append(widen(*given)))
+            plainly = align.crop(photo, placement, border=border, sampling=sampling)
+        np.testing.assert_array_equal(ours, plainly)
+    assert len(widened) == 150
+    assert sum(copy is not None for copy in widened) > 75
+
+
+@pytest.mark.parametrize("classes", [1, 8, 16, 17])
+@pytest.mark.parametrize("faces", [0, 16_383, 16_384, 150_000])
+def test_labels_counted_as_bytes_are_counted_as_numbers(classes: int, faces: int) -> None:
+    rng = np.random.default_rng(1)
+    truth, guess = rng.integers(0, classes, (2, faces))
+    expected = np.bincount(truth * classes + guess, minlength=classes**2).reshape(classes, classes)
+    np.testing.assert_array_equal(confusion(truth, guess, classes), expected)
+    for outside in (classes, -1, 256, 2**40):  # as a byte 256 would be 0
+        if faces:
+            with pytest.raises(ValueError, match="outside"):
+                confusion(truth, np.append(guess[:-1], outside), classes)

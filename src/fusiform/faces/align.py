@@ -28,6 +28,8 @@ from fusiform.errors import ConfigError, DataError, did_you_mean
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
 Image = NDArray[np.uint8]
+Border = Literal["replicate", "constant"]
+Sampling = Literal["area+bilinear", "bilinear"]
 
 _ARCFACE_112 = (
     (38.2946, 51.6963),
@@ -274,8 +276,8 @@ def crop(
     image: Image,
     placement: Placement,
     *,
-    border: Literal["replicate", "constant"] = "replicate",
-    sampling: Literal["area+bilinear", "bilinear"] = RESAMPLING,
+    border: Border = "replicate",
+    sampling: Sampling = RESAMPLING,
 ) -> Image:
     """Cut the crop out of the photo.
 
@@ -312,22 +314,55 @@ def crop(
     a, b, c, d = a / step, b / step, c / step, d / step
     # from continuous coordinates to OpenCV's, whose pixel centres are integers, on both sides
     x, y = (tx - left) / block + (a * 0.5 + b * 0.5) - 0.5, (ty - top) / block + (c * 0.5 + d * 0.5) - 0.5
+    rows = np.array(((a, b, x), (c, d, y)))
+    wide = _four_channels(region, rows, side)
     warped = cv2.warpAffine(
-        region,
-        np.array(((a, b, x), (c, d, y))),
+        region if wide is None else wide,
+        rows,
         (side, side),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=mode,
-        borderValue=(0, 0, 0),
+        borderValue=(0, 0, 0, 0),
     )
     if dense > 1:
         warped = cv2.resize(warped, (placement.size, placement.size), interpolation=cv2.INTER_AREA)
+    if wide is not None:
+        warped = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
     return np.ascontiguousarray(warped, dtype=np.uint8)
 
 
-def _region(
-    image: Image, placement: Placement, block: int, border: Literal["replicate", "constant"]
-) -> tuple[Image, tuple[int, int]]:
+def _four_channels(image: Image, rows: NDArray[np.float64], side: int) -> Image | None:
+    """The photo with a fourth channel, filled in where a crop of that side reads it: OpenCV warps four channels in half
+    the time of three, to the same bits. None where the filling in would take longer than that saves.
+
+    Args:
+        rows: 2x3, from the crop to the photo, in OpenCV's coordinates.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    (a, b, x), (c, d, y) = rows.tolist()
+    if abs(a * d - b * c) > _SHRUNK or height * width > _PHOTO_TO_WIDEN:
+        return None
+    left, right = _reach(a * (side - 1), b * (side - 1), x, width)
+    top, bottom = _reach(c * (side - 1), d * (side - 1), y, height)
+    wide = np.empty((height, width, 4), np.uint8)
+    cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2RGBA, dst=wide[top:bottom, left:right])
+    return wide
+
+
+def _reach(one: float, other: float, start: float, length: int) -> tuple[int, int]:
+    """The pixels along an axis, of `length`, that a crop reads which starts there and whose two sides go so far."""
+    low = _within(math.floor(start + min(one, 0.0) + min(other, 0.0)) - 2, 0, length - 1)
+    return low, _within(math.ceil(start + max(one, 0.0) + max(other, 0.0)) + 3, low + 1, length)
+
+
+_SHRUNK, _PHOTO_TO_WIDEN = 9.0, 2**20
+"""Photo pixels to a crop's, and those of a whole photo (whose copy's memory would be fresh every time), beyond which
+filling in a fourth channel takes longer than it saves."""
+
+
+def _region(image: Image, placement: Placement, block: int, border: Border) -> tuple[Image, tuple[int, int]]:
     """The part of the photo under the crop, a whole number of blocks wide and high, and where its corner lies."""
     import cv2
 

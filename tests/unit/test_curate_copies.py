@@ -103,6 +103,39 @@ def test_all_neighbours_are_found(monkeypatch: pytest.MonkeyPatch, all_pairs: in
     assert len(exact) > 500
 
 
+@pytest.mark.parametrize("mirror", [0, MIRROR])
+def test_each_face_is_compared_with_the_nearest_of_many(monkeypatch: pytest.MonkeyPatch, mirror: int) -> None:
+    monkeypatch.setattr("fusiform.curate.copies.ALL_PAIRS", 0)
+    monkeypatch.setattr("fusiform.curate.copies.BLOCK", 2000)  # many blocks, so that one pair is met in two of them
+    rng, few = np.random.default_rng(1), 4
+    codes = np.repeat(rng.integers(0, 2**64, 60, np.uint64), 25)
+    for flips in rng.integers(0, 64, (3, len(codes))):
+        codes ^= np.uint64(1) << flips.astype(np.uint64)
+    codes = rng.permutation(codes)
+    queries = codes ^ np.uint64(mirror)
+    codes[::3] ^= np.uint64(mirror)  # so that there are mirror images to be found
+    queries = codes ^ np.uint64(mirror)
+    apart = hamming(queries[:, None], codes[None]).astype(int)
+    np.fill_diagonal(apart, 99)
+    ordered = np.sort(apart, 1)
+    every: list[tuple[int, int]] = []
+    left_out = 0
+    for a, b, passed_over in near_pairs(codes, queries, EXACT_BITS, nearest=few):
+        every += zip(a.tolist(), b.tolist(), strict=True)
+        left_out += passed_over
+    found = set(every)
+    assert len(found) == len(every)
+    for i in range(len(codes)):
+        want = min(few, int((apart[i] <= EXACT_BITS).sum()))
+        own = [j for a, b in found for j in ({a, b} - {i}) if i in (a, b)] if i % 50 == 0 else None
+        if own is not None:
+            assert len(own) >= want
+            nearest = sorted(apart[i][own])[:want]
+            assert nearest == ordered[i, :want].tolist()
+    assert all(apart[a, b] <= min(EXACT_BITS, max(ordered[a, few - 1], ordered[b, few - 1])) for a, b in found)
+    assert left_out == sum(max(0, int((row <= EXACT_BITS).sum()) - few) for row in apart)
+
+
 def test_groups_are_transitive_and_do_not_depend_on_the_order() -> None:
     rng = np.random.default_rng(2)
     a, b = rng.integers(0, 400, (2, 300))

@@ -9,8 +9,9 @@ is what survives a face that was aligned a little otherwise. What agrees in smal
 
 Codes that are near are found by multi-index hashing (Norouzi, Punjani, Fleet, "Fast search in Hamming space with
 multi-index hashing", 2012): two codes that differ in few bits agree in one of their parts but for one bit. Up to
-`ALL_PAIRS` faces every pair is looked at instead. All in numpy, a block at a time, so memory follows the faces and not
-the pairs.
+`ALL_PAIRS` faces every pair is looked at instead; beyond, each face is compared with those that are nearest by hash
+(`NEAREST`), because among millions of portraits every face has thousands of others within a dozen bits. All in numpy, a
+block at a time, so memory follows the faces and not the pairs.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ REMEMBERED = 1 << 17
 VAIN, VAIN_UNSURE = 64, 32
 """Looks in detail that a face is given in vain: frames of one film all look alike in small. And those that it is given
 at faces which do so less than copies usually do; among millions each face has such neighbours."""
+NEAREST, NEAREST_PICTURES = 16, 64
+"""Of more than `ALL_PAIRS` faces, so many of the nearest by the hash of the face, or of the picture, are compared with
+each: what lies farther is some other face, mostly."""
 CROWD = 2048
 """Codes in one bucket, or near it, that a code is compared with; more have one look, such as blank pictures."""
 
@@ -146,7 +150,9 @@ def groups_of_copies(looks: Looks, unions: Unions, sittings: Sittings | None = N
     )
     for mirrored in (False, True):
         for which, codes, mirror, bits in kinds:
-            for a, b, passed_over in near_pairs(codes, codes ^ np.uint64(mirror if mirrored else 0), bits):
+            nearest = NEAREST if which == 1 else NEAREST_PICTURES
+            queries = codes ^ np.uint64(mirror if mirrored else 0)
+            for a, b, passed_over in near_pairs(codes, queries, bits, nearest=nearest):
                 crowded += passed_over
                 if which == 1:
                     _join_faces(search, a, b, mirrored)
@@ -158,8 +164,8 @@ def groups_of_copies(looks: Looks, unions: Unions, sittings: Sittings | None = N
     notes = []
     if crowded:
         notes.append(
-            f"{crowded:,} comparisons of faces that look like thousands of others were left out in the search for "
-            "copies."
+            f"{crowded:,} comparisons were left out in the search for copies: of faces that have {NEAREST} nearer ones "
+            "by hash, or look like thousands of others."
         )
     if search.left_out:
         notes.append(
@@ -226,43 +232,89 @@ def _mirrored(faces: NDArray[Any], side: int) -> NDArray[Any]:
     return faces.reshape(-1, side, side)[:, :, ::-1].reshape(len(faces), -1)
 
 
-def near_pairs(codes: NDArray[np.uint64], queries: NDArray[np.uint64], bits: int) -> Iterator[tuple[Ints, Ints, int]]:
+def near_pairs(
+    codes: NDArray[np.uint64], queries: NDArray[np.uint64], bits: int, *, nearest: int | None = None
+) -> Iterator[tuple[Ints, Ints, int]]:
     """Pairs i < j with at most `bits` different bits between queries[i] and codes[j], in blocks; a pair may come more
     than once. All pairs are found of up to `ALL_PAIRS` codes, of more those up to `EXACT_BITS`, but for those of codes
     that thousands are near, which are counted.
 
     Args:
         codes: (N,) 64-bit codes.
-        queries: (N,) the same, or those of the mirror images.
+        queries: (N,) the same, or those of the mirror images, so that the bits in which i and j differ are those in
+            which j and i do.
         bits: at most so many differ.
+        nearest: of more than `ALL_PAIRS` codes, pairs of which one is among so many nearest of the other.
 
-    Yields: i, j, and how many comparisons a crowded bucket left out.
+    Yields: i, j, and how many comparisons were left out: of a crowded bucket, or of those that were not near enough.
     """
     if len(codes) <= ALL_PAIRS:
         yield from _every_pair(codes, queries, bits)
         return
     width = 64 // PARTS
-    mask = np.uint64((1 << width) - 1)
+    low_bits = np.uint64((1 << width) - 1)
+    sorted_by: list[tuple[NDArray[np.int32], Ints]] = []
+    looked_at = np.zeros(len(codes), np.int64)
+    flips = [0, *(1 << bit for bit in range(width))]
     for part in range(PARTS):
-        shift = np.uint64(part * width)
-        keys = ((codes >> shift) & mask).astype(np.int64)
-        order = np.argsort(keys, kind="stable")
+        keys = ((codes >> np.uint64(part * width)) & low_bits).astype(np.int64)
+        order = np.argsort(keys, kind="stable").astype(np.int32)
         starts = np.searchsorted(keys[order], np.arange((1 << width) + 1))
-        asked = ((queries >> shift) & mask).astype(np.int64)
-        for flip in [0, *(1 << bit for bit in range(width))]:
-            bucket = asked ^ flip
-            low, high = starts[bucket], starts[bucket + 1]
-            passed_over = int(np.maximum(high - low - CROWD, 0).sum())
-            high = np.minimum(high, low + CROWD)
-            for block in _blocks(high - low):
-                counts = (high - low)[block]
-                i = np.repeat(np.arange(block.start, block.stop), counts)
-                within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
-                j = order[low[i] + within]
-                near = np.flatnonzero((i < j) & (hamming(queries[i], codes[j]) <= bits))
-                if len(near) or passed_over:
-                    yield i[near], j[near], passed_over
-                    passed_over = 0
+        sorted_by.append((order, starts))
+        asked = ((queries >> np.uint64(part * width)) & low_bits).astype(np.int64)
+        for flip in flips:
+            looked_at += np.minimum(starts[(asked ^ flip) + 1] - starts[asked ^ flip], CROWD)
+    reach = np.full(len(codes), np.iinfo(np.int64).max)
+    """(N,) how far the farthest pair lies that was taken of a code; so far all are."""
+    for block in _blocks(looked_at):
+        i, j, passed_over = _in_buckets(codes, queries, bits, block, sorted_by, flips)
+        if nearest is None:
+            later = i < j
+            yield i[later], j[later], passed_over
+            continue
+        far = _distance(queries[i], codes[j])
+        by_far = np.lexsort((j, far, i))
+        i, j, far = i[by_far], j[by_far], far[by_far]
+        place = np.arange(len(i)) - np.searchsorted(i, i)
+        chosen = place < nearest
+        at_end = place == nearest - 1
+        reach[i[at_end]] = far[at_end]
+        chosen &= (i < j) | (far > reach[j])  # that pair came with j
+        yield np.minimum(i, j)[chosen], np.maximum(i, j)[chosen], passed_over + int((place >= nearest).sum())
+
+
+def _in_buckets(
+    codes: NDArray[np.uint64],
+    queries: NDArray[np.uint64],
+    bits: int,
+    block: slice,
+    sorted_by: list[tuple[NDArray[np.int32], Ints]],
+    flips: list[int],
+) -> tuple[Ints, Ints, int]:
+    """Pairs of the queries of a block with other codes, each once, and how many a crowded bucket left out."""
+    width = 64 // PARTS
+    rows = np.arange(block.start, block.stop)
+    own, found, passed_over = queries[block], [], 0
+    for part, (order, starts) in enumerate(sorted_by):
+        asked = ((own >> np.uint64(part * width)) & np.uint64((1 << width) - 1)).astype(np.int64)
+        for flip in flips:
+            low, high = starts[asked ^ flip], starts[(asked ^ flip) + 1]
+            passed_over += int(np.maximum(high - low - CROWD, 0).sum())
+            counts = np.minimum(high - low, CROWD)
+            i = np.repeat(rows, counts)
+            within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
+            j = order[np.repeat(low, counts) + within].astype(np.int64)
+            near = (i != j) & (hamming(queries[i], codes[j]) <= bits)
+            found.append(i[near] * len(codes) + j[near])
+    pairs = np.unique(np.concatenate(found))
+    return pairs // len(codes), pairs % len(codes), passed_over
+
+
+def _distance(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Ints:
+    """Bits that differ, and among equally many an order that depends on which they are and not on who is asked."""
+    with np.errstate(over="ignore"):
+        which = (a ^ b) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(34)
+    return (hamming(a, b).astype(np.int64) << 30) + which.astype(np.int64)
 
 
 def _every_pair(codes: NDArray[np.uint64], queries: NDArray[np.uint64], bits: int) -> Iterator[tuple[Ints, Ints, int]]:

@@ -8,14 +8,13 @@ size. Pictures may be blurred or left out. Hovering over the map works without s
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fusiform.curate.card import distributions, mosaic
@@ -23,15 +22,14 @@ from fusiform.curate.chunks import stored_faces
 from fusiform.curate.features import sized
 from fusiform.curate.histogram import histogram
 from fusiform.curate.reasons import FACE_REASONS, FILE_REASONS, MARKS
-from fusiform.curate.tally import measured
+from fusiform.curate.survey import Survey, survey
 from fusiform.errors import ConfigError
 from fusiform.faces.decode import decode_trusted_jpeg
 from fusiform.faces.faceset import FaceSet
-from fusiform.ledger import KEPT, read_ledger
+from fusiform.ledger import KEPT
 
 Pictures = Literal["show", "blur", "none"]
 PALETTE = ("#3f7cac", "#d9822b", "#3a9d6e", "#a4508b", "#8d6e4b", "#5b6670", "#c0504d", "#7a8f2e")
-NANOSECONDS_A_YEAR = 365.25 * 86400 * 1e9
 SMALL = 24
 """Side of the crops that a map without an encoder goes by."""
 
@@ -89,24 +87,24 @@ def atlas(
     import jinja2
 
     faces = FaceSet.open(folder)
-    table = read_ledger(folder)
+    seen = survey(folder, sheet=options.sheet, groups=options.groups, points=options.points)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fusiform.curate"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    crops = _Crops(faces, table, options)
-    kept = table.filter(pc.equal(table["outcome"], KEPT))
-    plots = [*distributions(measured(kept), faces.crop.size), *_age(table)]
+    crops = _Crops(folder, seen.shard, options)
+    years = histogram("Year in which the photo's file was last changed", seen.years)
+    plots = [*distributions(seen.numbers, faces.crop.size), *([years] if years is not None else [])]
     return environment.get_template("atlas.html").render(
         name=faces.name,
         digest=faces.digest,  # by which `fusiform forget` finds the page
         today=today,
         faces=len(faces),
-        rows=table.num_rows,
+        rows=seen.rows,
         pictures=options.pictures,
-        sheets=_sheets(table, crops, options),
-        groups=_groups(table, crops, options),
+        sheets=_sheets(seen, crops),
+        groups=[Sheet(g.best, "", g.count, len(g.keys), crops.sheet(g.keys), g.keys) for g in seen.groups],
         plots=plots,
-        map=_map(faces, table, crops, options, encoder),
+        map=_map(seen, crops, options, encoder),
         leaks=leaks,
     )
 
@@ -114,12 +112,8 @@ def atlas(
 class _Crops:
     """Stored crops by key, those of faces that are not in the index included."""
 
-    def __init__(self, faces: FaceSet, table: pa.Table, options: AtlasOptions) -> None:
-        self._faces, self._options = faces, options
-        stored = table.filter(
-            pc.and_(pc.not_equal(pc.fill_null(table["key"], ""), ""), pc.greater_equal(table["shard"], 0))
-        )
-        self._shard = dict(zip(stored["key"].to_pylist(), stored["shard"].to_pylist(), strict=True))
+    def __init__(self, folder: Path, shard: Mapping[str, int], options: AtlasOptions) -> None:
+        self._folder, self._shard, self._options = folder, shard, options
 
     def images(self, keys: Sequence[str]) -> list[NDArray[np.uint8]]:
         """The crops in the order of the keys; keys without one are left out."""
@@ -130,7 +124,7 @@ class _Crops:
         found = {
             face.key: decode_trusted_jpeg(face.jpeg)
             for shard, wanted in sorted(by_shard.items())
-            for face in stored_faces(self._faces.folder, shard, wanted)
+            for face in stored_faces(self._folder, shard, wanted)
         }
         return [found[key] for key in keys if key in found]
 
@@ -152,48 +146,22 @@ def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _sheets(table: pa.Table, crops: _Crops, options: AtlasOptions) -> list[Sheet]:
+def _sheets(seen: Survey, crops: _Crops) -> list[Sheet]:
     """One for the kept faces and one for each reason; reasons whose crops were never cut have a count alone."""
     sheets = []
-    counts = {c["values"]: c["counts"] for c in pc.value_counts(table["outcome"]).to_pylist()}
-    order = sorted(counts, key=lambda name: (name != KEPT, name not in MARKS, -counts[name], name))
-    for name in order:
+    counts = seen.outcomes
+    for name in sorted(counts, key=lambda name: (name != KEPT, name not in MARKS, -counts[name], name)):
         meaning = FILE_REASONS.get(name) or FACE_REASONS.get(name)
         about = "In the set." if name == KEPT else (meaning.sentence + "." if meaning else "")
-        keys: list[str] = []
-        if name == KEPT or name in MARKS:
-            rows = table.filter(pc.equal(table["outcome"], name))
-            # keys are hashes, so the lowest are a fair draw and the same one every time
-            keys = sorted(key for key in rows["key"].to_pylist() if key)[: options.sheet]
+        keys = seen.sheets.get(name, [])
         sheets.append(Sheet(name, about, counts[name], len(keys), crops.sheet(keys)))
     return sheets
 
 
-def _groups(table: pa.Table, crops: _Crops, options: AtlasOptions) -> list[Sheet]:
-    """Groups of copies, the largest first; the one that was kept stands first."""
-    own = table.filter(pc.not_equal(pc.fill_null(table["group"], ""), "")).select(["key", "group", "outcome"])
-    if not own.num_rows or not options.groups:
-        return []
-    sizes = pc.value_counts(own["group"]).to_pylist()
-    largest = sorted(sizes, key=lambda c: (-c["counts"], c["values"]))[: options.groups]
-    shown = []
-    for entry in largest:
-        members = own.filter(pc.equal(own["group"], entry["values"]))["key"].to_pylist()
-        keys = [entry["values"], *sorted(key for key in members if key and key != entry["values"])][:12]
-        shown.append(Sheet(entry["values"], "", entry["counts"], len(keys), crops.sheet(keys), keys))
-    return shown
-
-
-def _age(table: pa.Table) -> list[dict[str, Any]]:
-    kept = table.filter(pc.equal(table["outcome"], KEPT))
-    years = kept["mtime_ns"].drop_null().to_numpy().astype(np.float64) / NANOSECONDS_A_YEAR + 1970
-    plot = histogram("Year in which the photo's file was last changed", years) if len(years) else None
-    return [plot] if plot is not None else []
-
-
-def _map(faces: FaceSet, table: pa.Table, crops: _Crops, options: AtlasOptions, encoder: Any) -> dict[str, Any]:
+def _map(seen: Survey, crops: _Crops, options: AtlasOptions, encoder: Any) -> dict[str, Any]:
     """Points of a draw of the faces: place in a square of 1000, colour, and what is said on hovering."""
-    keys = sorted(faces.index["key"].to_pylist())[: options.points]
+    rows = seen.on_map
+    keys = [row["key"] for row in rows]
     if len(keys) < 3:
         return {"points": [], "legend": [], "about": "Too few faces for a map."}
     vectors: list[NDArray[Any]] = []
@@ -208,23 +176,25 @@ def _map(faces: FaceSet, table: pa.Table, crops: _Crops, options: AtlasOptions, 
             side = encoder.vit.config.image_size
             vectors.append(embed(encoder, np.stack([sized(image, side) for image in images])))
     at = flat(np.concatenate(vectors), options.layout)
-    wanted = pa.array(keys, pa.string())
-    columns = ("key", "source", "split", "licence", "outcome", "subject", "quality")
-    rows = {r["key"]: r for r in table.filter(pc.is_in(table["key"], value_set=wanted)).select(columns).to_pylist()}
-    names = [str(rows[key][options.colour] or "unknown") for key in keys]
-    ranked = sorted(set(names), key=lambda name: (-names.count(name), name))
+    names = [str(row[options.colour] or "unknown") for row in rows]
+    counts = Counter(names)
+    ranked = sorted(counts, key=lambda name: (-counts[name], name))
     colour = {name: PALETTE[min(i, len(PALETTE) - 1)] for i, name in enumerate(ranked)}
     points = []
-    for key, name, (x, y) in zip(keys, names, at.tolist(), strict=True):
-        quality = rows[key]["quality"]
-        words = [key, name, rows[key]["subject"] or "", "" if quality is None else f"quality {quality:.2f}"]
+    for row, name, (x, y) in zip(rows, names, at.tolist(), strict=True):
+        quality = row["quality"]
+        words = [row["key"], name, row["subject"] or "", "" if quality is None else f"quality {quality:.2f}"]
         points.append(
             {"x": round(x, 1), "y": round(y, 1), "colour": colour[name], "title": " · ".join(filter(None, words))}
         )
     by = f"features of {encoder.name} {encoder.sha256[:12]}" if encoder is not None else "small grey pictures"
     how = "t-SNE" if options.layout == "tsne" else "two principal components"
-    legend = [{"name": name, "colour": colour[name], "count": names.count(name)} for name in ranked[: len(PALETTE)]]
-    return {"points": points, "legend": legend, "about": f"{len(keys):,} of {len(faces):,} faces by {by}, {how}."}
+    legend = [{"name": name, "colour": colour[name], "count": counts[name]} for name in ranked[: len(PALETTE)]]
+    return {
+        "points": points,
+        "legend": legend,
+        "about": f"{len(keys):,} of {seen.outcomes[KEPT]:,} faces by {by}, {how}.",
+    }
 
 
 def flat(vectors: NDArray[np.float32], layout: Literal["pca", "tsne"]) -> NDArray[np.float64]:

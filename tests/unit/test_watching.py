@@ -331,6 +331,8 @@ def test_a_healthy_history_raises_nothing():
         ([look(0, pixel_mean=-4.0, pixel_gain=4.4)], "pixels are not normalised"),
         ([batch(i, moved=0.0, moved_least=0.0, stillest=0, way=9.0) for i in range(3)], "encoder stands still"),
         ([batch(i, moved=0.3, moved_least=1e-4, stillest=2, way=9.0) for i in range(3)], "encoder stands still"),
+        ([batch(i, moved=0.3 if i < 2 else 0.02, moved_least=0.01, stillest=1, way=9.0) for i in range(4)],
+         "encoder learns no more"),
         ([batch(i, moved=0.5, moved_least=0.4, stillest=2, way=1e-3) for i in range(3)], "steps are too small"),
         ([look(0, picture_spread=40.0, red_faces=0.1)], "channels in another order"),
     ],

@@ -221,7 +221,8 @@ def test_angles_are_compared_the_short_way_round() -> None:
 @pytest.mark.parametrize(
     ("name", "higher"),
     [("nme_interocular", False), ("FR@10", False), ("AUC@10", True), ("mae_yaw", False), ("TAR@FAR=1e-3", True),
-     ("f1_skin", True), ("eer", False), ("geodesic", False), ("accuracy_10fold", True), ("icc", True)],
+     ("f1_skin", True), ("eer", False), ("geodesic", False), ("accuracy_10fold", True), ("icc", True),
+     ("angular_front20", False), ("acer", False), ("apcer_print", False), ("bpcer", False), ("accuracy_std", False)],
 )  # fmt: skip
 def test_the_direction_of_a_metric_follows_from_its_name(name: str, higher: bool) -> None:
     assert metrics.higher_is_better(name) is higher

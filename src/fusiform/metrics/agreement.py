@@ -44,8 +44,9 @@ def _power_of_two(size: Floats) -> Floats:
 
 def _centred(values: Floats, w: Floats, total: Floats) -> tuple[Floats, Floats]:
     constant = (values == values[0]).all(0)
-    mean = np.where(constant, values[0], (w * values).sum(0) / total)
-    return mean, values - mean
+    with np.errstate(invalid="ignore"):  # an infinite value has no distance from its mean: nan
+        mean = np.where(constant, values[0], (w * values).sum(0) / total)
+        return mean, values - mean
 
 
 def pearson(prediction: ArrayLike, truth: ArrayLike, weight: ArrayLike | None = None) -> Floats:

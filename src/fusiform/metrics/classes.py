@@ -83,7 +83,7 @@ def _column_counts(flags: NDArray[np.bool_]) -> Floats:
     """How many are true in each column. Bytes are added 255 rows at a time, sixteen or more columns per instruction."""
     ones = np.ascontiguousarray(flags).view(np.uint8)
     whole = len(ones) // _BYTE * _BYTE
-    groups = ones[:whole].reshape(-1, _BYTE, ones.shape[1]).sum(1, dtype=np.uint8)
+    groups = ones[:whole].reshape(whole // _BYTE, _BYTE, ones.shape[1]).sum(1, dtype=np.uint8)
     counts: Floats = groups.sum(0, dtype=np.float64) + ones[whole:].sum(0, dtype=np.float64)
     return counts
 
@@ -102,30 +102,46 @@ def f1_from_confusion(matrix: ArrayLike, *, absent: float = float("nan")) -> Flo
             predicted but never occurs, has F1 = 0 in either case.
 
     Raises:
-        ValueError: not square, or a negative count.
+        ValueError: not square, or a count that is negative, nan or infinite.
     """
-    m = np.asarray(matrix, float)
-    if m.ndim < 2 or m.shape[-1] != m.shape[-2] or (m < 0).any():
-        raise ValueError(f"confusion counts of shape {m.shape}, expected (..., C, C) without negative counts")
+    m = _counted(matrix)
     seen = m.sum(-1) + m.sum(-2)
     return np.where(seen == 0, absent, ratio(2 * np.diagonal(m, axis1=-2, axis2=-1), seen))
 
 
-def balanced_accuracy(matrix: ArrayLike) -> float:
-    """Mean recall over the classes that occur in the truth, from a confusion matrix (scikit-learn's definition)."""
+def _counted(matrix: ArrayLike) -> Floats:
     m = np.asarray(matrix, float)
+    if m.ndim < 2 or m.shape[-1] != m.shape[-2] or not ((m >= 0) & np.isfinite(m)).all():
+        raise ValueError(f"confusion counts of shape {m.shape}, expected (..., C, C) of finite counts from 0")
+    return m
+
+
+def _one(matrix: ArrayLike) -> Floats:
+    m = _counted(matrix)
+    if m.ndim != 2:
+        raise ValueError(f"confusion counts of shape {m.shape}, expected (C, C)")
+    return m
+
+
+def balanced_accuracy(matrix: ArrayLike) -> float:
+    """Mean recall over the classes that occur in the truth, from a confusion matrix (scikit-learn's definition).
+
+    nan when it is empty; ValueError as for `f1_from_confusion`.
+    """
+    m = _one(matrix)
     return defined_mean(ratio(np.diagonal(m), m.sum(1)))
 
 
 def accuracy(matrix: ArrayLike) -> float:
-    """Share of entries on the diagonal of a confusion matrix; nan when it is empty."""
-    m = np.asarray(matrix, float)
+    """Share of entries on the diagonal of a confusion matrix; nan when it is empty; ValueError as for
+    `f1_from_confusion`."""
+    m = _one(matrix)
     return float(ratio(np.trace(m), m.sum()))
 
 
 def macro_f1(matrix: ArrayLike) -> float:
     """Mean F1 over the classes that occur in truth or prediction (scikit-learn's `f1_score(average="macro")`)."""
-    return defined_mean(f1_from_confusion(matrix))
+    return defined_mean(f1_from_confusion(_one(matrix)))
 
 
 def auc(score: ArrayLike, positive: ArrayLike, weight: ArrayLike | None = None) -> float:

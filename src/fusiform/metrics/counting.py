@@ -7,7 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-LOWER_IS_BETTER = frozenset({"nme", "mae", "mse", "rmse", "fr", "eer", "hter", "geodesic", "error"})
+LOWER_IS_BETTER = frozenset(
+    ["nme", "mae", "mse", "rmse", "fr", "eer", "hter", "acer", "apcer", "bpcer", "geodesic", "angular", "error", "std"]
+)
 
 
 def higher_is_better(metric: str) -> bool:

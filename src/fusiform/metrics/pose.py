@@ -33,6 +33,8 @@ def rotation_matrices(euler: ArrayLike) -> Floats:
 def euler_degrees(rotation: ArrayLike) -> Floats:
     """The inverse of `rotation_matrices`: (N, 3, 3) -> (N, 3), pitch in [-90, 90]. At |pitch| = 90 roll is set to 0."""
     r = np.asarray(rotation, float)
+    if r.ndim != 3 or r.shape[1:] != (3, 3):
+        raise ValueError(f"rotations of shape {r.shape}, expected (N, 3, 3)")
     sine = np.clip(-r[:, 1, 2], -1, 1)
     level = np.abs(sine) < 1 - 1e-9
     yaw = np.where(level, np.arctan2(r[:, 0, 2], r[:, 2, 2]), np.arctan2(-r[:, 2, 0], r[:, 0, 0]))
@@ -79,7 +81,8 @@ def euler_errors_degrees(prediction: ArrayLike, truth: ArrayLike) -> Floats:
     p, t = np.asarray(prediction, float), np.asarray(truth, float)
     if p.shape != t.shape or p.ndim != 2 or p.shape[1] != 3:
         raise ValueError(f"angles of shapes {p.shape} and {t.shape}, expected (N, 3) twice")
-    errors: Floats = np.abs((p - t + 180) % 360 - 180)
+    with np.errstate(invalid="ignore"):  # of infinite angles: nan
+        errors: Floats = np.abs((p - t + 180) % 360 - 180)
     return errors
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ from fusiform.curate.overlay import agreement
 from fusiform.errors import DataError
 from fusiform.faces.align import TEMPLATE_FAMILIES, crop, place, template
 from fusiform.faces.faceset import FaceSet
-from fusiform.ledger import KEPT, LEDGER_FILE, read_ledger
+from fusiform.ledger import KEPT, LEDGER_FILE, batches
 from fusiform.measurement import Crop
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Side:
     keys: NDArray[np.str_]
     person: NDArray[np.str_]
     """(N,) subject keys, "" where not known."""
-    hashes: tuple[frozenset[str], ...]
-    """N times the SHA-256 of the picture and of the crop, as far as they are known."""
+    hashes: NDArray[np.bytes_]
+    """(N, 2) the SHA-256 of the picture and of the crop, 32 bytes each; empty where not known."""
     crop: Crop
     faces: FaceSet | NDArray[np.uint8]
     """Where pixels come from: a set, or (N, S, S, 3)."""
@@ -105,26 +106,41 @@ def side_of_set(faces: FaceSet, split: str = "all") -> Side:
     """The faces of a set's split."""
     rows = faces.rows(split)
     codes, people = faces.codes("person")
-    keys = faces.index["key"].take(rows)
-    pictures: dict[str, str] = {}
-    if (faces.folder / LEDGER_FILE).is_file():
-        table = read_ledger(faces.folder)
-        kept = table.filter(pc.equal(table["outcome"], KEPT))
-        pictures = dict(zip(kept["key"].to_pylist(), kept["sha256"].to_pylist(), strict=True))
-    crops = [sha.hex() for sha in faces.index["sha256"].take(rows).to_pylist()]
-    names = keys.to_pylist()
+    chosen = pa.array(rows)
+    keys = faces.index["key"].take(chosen).combine_chunks()
+    crops = faces.index["sha256"].take(chosen).combine_chunks()
+    hashes = np.zeros((len(rows), 2), "S32")
+    hashes[:, 1] = np.frombuffer(crops.buffers()[1], "S32", len(crops) + crops.offset)[crops.offset :]
+    names = _text(keys)
+    if (faces.folder / LEDGER_FILE).is_file() and len(names):
+        order = np.argsort(names)
+        ordered = names[order]
+        for table in batches(faces.folder, ("key", "outcome", "sha256")):
+            kept = table.filter(pc.and_(pc.equal(table["outcome"], KEPT), pc.is_valid(table["sha256"])))
+            asked = np.array(kept["key"].to_pylist(), np.str_)
+            at = np.minimum(np.searchsorted(ordered, asked), len(ordered) - 1)
+            here = np.flatnonzero(ordered[at] == asked)
+            pictures = kept["sha256"].take(pa.array(here)).to_pylist()
+            hashes[order[at[here]], 0] = [bytes.fromhex(sha) for sha in pictures]
     return Side(
         name=f"{faces.name}, {split}" if split != "all" else faces.name,
         digest=faces.digest,
-        keys=np.array(names, np.str_),
-        person=np.array([people[codes[row]] or "" for row in rows.tolist()], np.str_),
-        hashes=tuple(
-            frozenset(h for h in (sha, pictures.get(key)) if h) for sha, key in zip(crops, names, strict=True)
-        ),
+        keys=names,
+        person=np.array([name or "" for name in people] or [""], np.str_)[codes[rows]],
+        hashes=hashes,
         crop=faces.crop,
         faces=faces,
         rows=rows,
     )
+
+
+def _text(values: pa.StringArray) -> NDArray[np.str_]:
+    """(N,) of one width, a block of values at a time."""
+    longest = pc.max(pc.utf8_length(values)).as_py() or 1
+    found = np.empty(len(values), f"U{longest}")
+    for start in range(0, len(values), 1 << 16):
+        found[start : start + (1 << 16)] = values.slice(start, 1 << 16).to_pylist()
+    return found
 
 
 def side_of_task(labelled: Labelled) -> Side:
@@ -138,7 +154,7 @@ def side_of_task(labelled: Labelled) -> Side:
         digest="",
         keys=labelled.keys[rows].astype(str),
         person=labelled.person[rows].astype(str),
-        hashes=(frozenset(),) * len(rows),
+        hashes=np.zeros((len(rows), 2), "S32"),
         crop=labelled.crop,
         faces=labelled.images,
         rows=rows.astype(np.int64),
@@ -169,7 +185,7 @@ def leaks(train: Side, test: Side, *, encoder: Encoder | None = None, threshold:
             if len(listed) < LISTED:
                 listed.append(Leak(kind, str(train.keys[a]), str(test.keys[b]), round(float(value), 4), subject))
 
-    if any(test.hashes) and any(train.hashes):
+    if (test.hashes != b"").any() and (train.hashes != b"").any():
         take("same-bytes", _same_bytes(train, test))
     else:
         notes.append(f"{test.name} has no hashes of its files, so bytes were not compared.")
@@ -248,12 +264,17 @@ def read_suspects(path: Path) -> frozenset[str]:
 
 
 def _same_bytes(train: Side, test: Side) -> Iterator[tuple[int, int, float, str]]:
-    where: dict[str, list[int]] = {}
-    for row, hashes in enumerate(train.hashes):
-        for sha in hashes:
-            where.setdefault(sha, []).append(row)
-    for row, hashes in enumerate(test.hashes):
-        for other in sorted({a for sha in hashes for a in where.get(sha, ())}):
+    known = train.hashes.ravel()
+    order = np.argsort(known, kind="stable")
+    known = known[order]
+    low, high = (np.searchsorted(known, test.hashes, side) for side in ("left", "right"))
+    has = ((high > low) & (test.hashes != b"")).any(1)
+    for row in np.flatnonzero(has).tolist():
+        found: set[int] = set()
+        for sha, start, end in zip(test.hashes[row], low[row], high[row], strict=True):
+            if sha:
+                found |= set((order[start:end] // 2).tolist())
+        for other in sorted(found):
             yield other, row, 1.0, ""
 
 

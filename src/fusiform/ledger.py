@@ -10,7 +10,8 @@ On disk it is a Parquet file whose schema is `SCHEMA`; a folder of shards carrie
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -261,7 +262,18 @@ def rows(table: pa.Table) -> Iterable[LedgerRow]:
 
 def outcomes(table: pa.Table) -> dict[str, int]:
     """How many rows ended how: `kept` first, then reasons from the most frequent."""
-    counts = _counts(table["outcome"])
+    return _ordered(_counts(table["outcome"]))
+
+
+def outcomes_of(path: Path) -> dict[str, int]:
+    """The same of a set folder's ledger, or a Parquet file's, read in batches. Raises `DataError` as `read_ledger`."""
+    counts: Counter[str] = Counter()
+    for table in batches(path, ("outcome",), 1 << 16):
+        counts.update(_counts(table["outcome"]))
+    return _ordered(counts)
+
+
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
     return {k: counts[k] for k in sorted(counts, key=lambda k: (k != KEPT, -counts[k], k))}
 
 

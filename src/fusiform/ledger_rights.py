@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fusiform.ledger import KEPT, LEDGER_FILE, read_ledger
+from fusiform.ledger import KEPT, LEDGER_FILE, batches
+
+_COLUMNS = ("key", "outcome", "split", "source", "licence", "consent")
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,25 @@ def rights(table: pa.Table, split: str = "all") -> list[Rights]:
         table: a ledger.
         split: only of its faces; "all" takes every one.
     """
-    kept = table.filter(pc.equal(table["outcome"], KEPT))
-    if split != "all":
-        kept = kept.filter(pc.equal(kept["split"], split))
-    groups = kept.group_by(["source", "licence", "consent"]).aggregate([("key", "count")]).to_pylist()
-    found = [
-        Rights(_known(g["source"]), _known(g["licence"]), _known(g["consent"]), int(g["key_count"])) for g in groups
-    ]
-    return sorted(found, key=lambda r: (-r.faces, r.source, r.licence, r.consent))
+    return _summed([table], split)
 
 
 def rights_of_set(folder: Path, split: str = "all") -> list[Rights]:
     """The rights of the faces of a set's split; [] for a set without a ledger."""
-    return rights(read_ledger(folder), split) if (folder / LEDGER_FILE).is_file() else []
+    return _summed(batches(folder, _COLUMNS), split) if (folder / LEDGER_FILE).is_file() else []
+
+
+def _summed(tables: Iterable[pa.Table], split: str) -> list[Rights]:
+    faces: Counter[tuple[str, str, str]] = Counter()
+    for table in tables:
+        kept = table.filter(pc.equal(table["outcome"], KEPT))
+        if split != "all":
+            kept = kept.filter(pc.equal(kept["split"], split))
+        groups = kept.group_by(["source", "licence", "consent"]).aggregate([("key", "count")]).to_pylist()
+        for g in groups:
+            faces[_known(g["source"]), _known(g["licence"]), _known(g["consent"])] += int(g["key_count"])
+    found = [Rights(*names, count) for names, count in faces.items()]
+    return sorted(found, key=lambda r: (-r.faces, r.source, r.licence, r.consent))
 
 
 def for_card(found: Iterable[Rights]) -> dict[str, Any]:

@@ -87,16 +87,15 @@ class CardFlags:
 def card(words: list[str]) -> int:
     """counts, reasons for refusal, rights"""
     flags = parse(CardFlags, words, "ledger card")
-    from fusiform.ledger import KEPT, outcomes, read_ledger
-    from fusiform.ledger_rights import rights
+    from fusiform.ledger import KEPT, outcomes_of
+    from fusiform.ledger_rights import rights_of_set
 
-    table = read_ledger(flags.set)
-    counts = outcomes(table)
+    counts = outcomes_of(flags.set)
     width = max(map(len, [*counts, "outcome"]))
     for name, count in counts.items():
         sys.stdout.write(f"{name:<{width}}  {count:>10,}\n")
     sys.stdout.write(f"\nrights of the {counts.get(KEPT, 0):,} faces kept:\n")
-    for row in rights(table):
+    for row in rights_of_set(flags.set):
         sys.stdout.write(
             f"{row.faces:>10,}  {row.source or 'unknown source'}: licence {row.licence or 'unknown'}, "
             f"consent {row.consent or 'unknown'}\n"

@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 
 def by_features(
     folder: Path, faces: Mapping[str, NDArray[Any]], options: CurateOptions, copies: Unions
-) -> tuple[dict[int, str], list[str]]:
+) -> tuple[NDArray[np.int64], list[str]]:
     """Join the faces that are copies by their features, and group faces without a given person.
 
     Args:
@@ -42,7 +42,8 @@ def by_features(
         options: the encoder and the two thresholds.
         copies: groups of copies, added to.
 
-    Returns: row -> name of its inferred person, and notes for the user.
+    Returns: (N,) for each face without a given person the row of the face that its group is named after, -1 for others;
+    and notes for the user.
     """
     features = embedded(folder, faces["keys"], options)
     people = Unions(len(features))
@@ -57,17 +58,24 @@ def by_features(
             people.join(a[alike], b[alike])
     notes = [f"Features of {options.embedder} took part in the search for copies."]
     if not cluster:
-        return {}, notes
-    roots, keys = people.roots(), faces["keys"]
-    names: dict[int, str] = {}  # a group is named after its lowest key, which does not depend on the order of chunks
-    for row in np.argsort(keys, kind="stable").tolist():
-        names.setdefault(int(roots[row]), "inferred-" + keys[row].decode())
-    open_rows = np.flatnonzero(~faces["given"]).tolist()
+        return np.full(len(features), -1, np.int64), notes
+    roots = people.roots()
+    # a group is named after its lowest key, which does not depend on the order of chunks
+    by_key = np.argsort(faces["keys"], kind="stable")
+    _, first = np.unique(roots[by_key], return_index=True)
+    namesake = np.full(len(roots), -1, np.int64)
+    namesake[roots[by_key[first]]] = by_key[first]
+    given = faces["given"]
     notes.append(
-        f"{len(open_rows):,} faces without a given person were grouped into {len({roots[r] for r in open_rows}):,} "
+        f"{int((~given).sum()):,} faces without a given person were grouped into {len(np.unique(roots[~given])):,} "
         "by features. These people are inferred and may be wrong."
     )
-    return {row: names[int(roots[row])] for row in open_rows}, notes
+    return np.where(given, -1, namesake[roots]), notes
+
+
+def inferred_name(key: str) -> str:
+    """Name of the person of the group whose lowest key is given."""
+    return f"inferred-{key}"
 
 
 def embedded(folder: Path, keys: NDArray[np.bytes_], options: CurateOptions) -> Floats:

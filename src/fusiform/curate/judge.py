@@ -27,6 +27,7 @@ from fusiform.curate.chunks import ledger_file
 from fusiform.curate.copies import Looks, groups_of_copies
 from fusiform.curate.details import StoredDetails
 from fusiform.curate.drawing import Sittings, drawn
+from fusiform.curate.features import by_features, inferred_name
 from fusiform.curate.likeness import SIDE, core_hash
 from fusiform.curate.options import CurateOptions
 from fusiform.curate.screen import REASONS, quality, screen, thresholds
@@ -50,7 +51,7 @@ class Judgement:
         copy: (N,) whether the face is marked as a copy of its group's best.
         position: (N,) in [0, 1): where the person or photo lies that is drawn for a split.
         keys: (N,) keys of the faces.
-        subject: row -> key of the person it was grouped with, for faces grouped by features.
+        person: (N,) row of the face after which its person is named, for faces grouped by features; -1 for others.
         starts: chunk -> row of its first face.
         notes: what the user should know.
     """
@@ -61,7 +62,7 @@ class Judgement:
     copy: NDArray[np.bool_]
     position: NDArray[np.float64]
     keys: NDArray[np.bytes_]
-    subject: dict[int, str]
+    person: NDArray[np.int64]
     starts: dict[int, int]
     notes: tuple[str, ...] = ()
 
@@ -77,8 +78,9 @@ class Judgement:
         values = np.full(table.num_rows, np.nan, np.float32)
         for i, (at, row) in enumerate(zip(faces.tolist(), rows.tolist(), strict=True)):
             values[at] = self.quality[row]
-            if row in self.subject:
-                columns["subject"][at], columns["subject_from"][at] = self.subject[row], "inferred"
+            if self.person[row] >= 0:
+                named = inferred_name(self.keys[self.person[row]].decode())
+                columns["subject"][at], columns["subject_from"][at] = named, "inferred"
             columns["split"][at] = split_at(float(self.position[row]), self.options)
             best = int(self.group[row])
             columns["group"][at] = self.keys[best].decode() if best >= 0 else ""
@@ -151,7 +153,7 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
         none = np.empty(0)
         return Judgement(
             *(options, none.astype(np.float32), none.astype(np.int64), none.astype(bool), none, none.astype("S1")),
-            *({}, starts),
+            *(none.astype(np.int64), starts),
         )
     faces = {name: np.concatenate(values) for name, values in parts.items()}
     parts.clear()
@@ -163,24 +165,22 @@ def _judge(folder: Path, chunks: Iterable[int], options: CurateOptions, spool: P
     unions, sittings = Unions(count), Sittings(count)
     if options.near_duplicates == "mark":
         notes += groups_of_copies(seen, unions, sittings)
-    subject: dict[int, str] = {}
+    person = np.full(count, -1, np.int64)
     if options.embedder is not None:
-        from fusiform.curate.features import by_features
-
-        subject, more = by_features(folder, faces, options, unions)
+        person, more = by_features(folder, faces, options, unions)
         notes += more
     group, copy = _best(unions.roots(), faces["quality"], faces["failed"], faces["keys"])
     unit = faces["unit"]
-    if subject:
-        unit = unit.copy()
-        for row, name in subject.items():
-            unit[row] = _unit(name, options)
+    known, at = np.unique(person, return_inverse=True)
+    if known[-1] >= 0:
+        named = (_unit(inferred_name(faces["keys"][row].decode()), options) for row in known.tolist())
+        unit = np.where(person >= 0, np.fromiter(named, np.int64, len(known))[at], unit)
     shas, units = (np.concatenate(values) for values in zip(*copied, strict=True))
     placed = drawn(unit, faces["sha"], group, (shas, units), sittings.roots())
     if options.val_share + options.test_share:
         notes += placed.notes()
     return Judgement(
-        *(options, faces["quality"], group, copy, placed.position / _HALF, faces["keys"], subject, starts, tuple(notes))
+        *(options, faces["quality"], group, copy, placed.position / _HALF, faces["keys"], person, starts, tuple(notes))
     )
 
 

@@ -143,15 +143,9 @@ def _ledger_rights(folder: Path) -> tuple[Rights, ...]:
     """Whose the kept faces are, from the ledger: for sets without a card, such as rendered ones."""
     if not (folder / "ledger.parquet").is_file():
         return ()
-    import pyarrow.compute as pc
+    from fusiform.ledger_rights import rights_of_set
 
-    from fusiform.ledger import KEPT, read_ledger
-
-    table = read_ledger(folder)
-    kept = table.filter(pc.equal(table["outcome"], KEPT))
-    groups = kept.group_by(["source", "licence", "consent"]).aggregate([("key", "count")]).to_pylist()
-    rows = [Rights(g["source"] or "", g["licence"] or "", g["consent"] or "", int(g["key_count"])) for g in groups]
-    return tuple(sorted(rows, key=lambda r: (-r.faces, r.source, r.licence, r.consent)))
+    return tuple(Rights(row.source, row.licence, row.consent, row.faces) for row in rights_of_set(folder))
 
 
 def _sheet(folder: Path) -> Tile | None:
@@ -161,13 +155,13 @@ def _sheet(folder: Path) -> Tile | None:
         return Tile(stored.read_bytes(), "Contact sheet: faces of the training set as stored")
     if not (folder / "shards").is_dir():
         return None
+    import pyarrow.compute as pc
     from PIL import Image
 
     from fusiform.faces.faceset import FaceSet
 
     faces = FaceSet.open(folder)
-    keys = faces.index["key"].to_pylist()
-    order = sorted(range(len(keys)), key=keys.__getitem__)
+    order = pc.sort_indices(faces.index["key"]).to_numpy()
     count = min(SHEET_COLUMNS * SHEET_LINES, len(order))
     if not count:
         return None
@@ -175,7 +169,7 @@ def _sheet(folder: Path) -> Tile | None:
     lines = -(-count // SHEET_COLUMNS)
     sheet = Image.new("RGB", (SHEET_COLUMNS * side, lines * side), "white")
     for i in range(count):
-        face = Image.fromarray(faces.image(order[i * len(order) // count])).resize(
+        face = Image.fromarray(faces.image(int(order[i * len(order) // count]))).resize(
             (side, side), Image.Resampling.LANCZOS
         )
         sheet.paste(face, (i % SHEET_COLUMNS * side, i // SHEET_COLUMNS * side))

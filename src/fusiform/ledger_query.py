@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from fusiform.errors import ConfigError, DataError
-from fusiform.ledger import LEDGER_FILE, SCHEMA, read_ledger
+from fusiform.ledger import LEDGER_FILE, SCHEMA, batches
 
 TABLE = "ledger"
 _SELECT = re.compile(r"\s*(select|with|from|describe|summarize|pivot)\b", re.IGNORECASE)
@@ -33,7 +33,7 @@ def query(place: Path, question: str, *, limit: int | None = None) -> pa.Table:
         import duckdb
     except ImportError as error:
         raise ConfigError("Questions to a ledger need DuckDB", do="pip install 'fusiform[ledger]'") from error
-    table = read_ledger(place)
+    table = _dataset(place)
     columns = ", ".join(f'"{name}"' for name in SCHEMA.names if name not in HIDDEN)
     text = question.strip().rstrip(";")
     if not _SELECT.match(text):
@@ -75,11 +75,13 @@ def rows_of(place: Path, key: str) -> list[dict[str, Any]]:
     """
     import pyarrow.compute as pc
 
-    table = read_ledger(place)
-    is_it = pc.or_(pc.equal(table["key"], key), pc.equal(table["path"], key))
-    if re.fullmatch(r"[0-9a-f]{8,64}", key):
-        is_it = pc.or_(is_it, pc.fill_null(pc.starts_with(table["sha256"], key), False))
-    rows = table.filter(pc.fill_null(is_it, False)).drop_columns(list(HIDDEN)).to_pylist()
+    columns = [name for name in SCHEMA.names if name not in HIDDEN]
+    rows: list[dict[str, Any]] = []
+    for table in batches(place, columns):
+        is_it = pc.or_(pc.equal(table["key"], key), pc.equal(table["path"], key))
+        if re.fullmatch(r"[0-9a-f]{8,64}", key):
+            is_it = pc.or_(is_it, pc.fill_null(pc.starts_with(table["sha256"], key), False))
+        rows += table.filter(pc.fill_null(is_it, False)).to_pylist()
     if not rows:
         raise DataError(
             f"The ledger of '{place}' has nothing called '{key}'",
@@ -87,6 +89,16 @@ def rows_of(place: Path, key: str) -> list[dict[str, Any]]:
             do=f"fusiform ledger query {place} \"path like '%NAME%'\"",
         )
     return rows
+
+
+def _dataset(place: Path) -> Any:
+    """The ledger for DuckDB, which reads the columns and rows that a question needs, a batch at a time."""
+    import pyarrow.dataset as ds
+
+    first = next(batches(place, SCHEMA.names, 1), None)  # refuses what is no ledger in words
+    scan = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = ds.ParquetFileFormat(default_fragment_scan_options=scan)
+    return SCHEMA.empty_table() if first is None else ds.dataset(ledger_of(place), schema=SCHEMA, format=form)
 
 
 def ledger_of(place: Path) -> Path:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,8 @@ from fusiform.ledger import KEPT, LEDGER_FILE
 from fusiform.taint import add_taint
 
 What = Literal["hash", "person", "source"]
+_COLUMNS = ("path", "outcome", "sha256", "phash", "face_phash", "source", "subject", "key", "size")
+_NO_ROWS = ledger.SCHEMA.empty_table().select(list(_COLUMNS))
 SHORTEST = 4
 """Letters of a name that is looked for byte by byte afterwards; a shorter one is in every file."""
 
@@ -102,10 +105,9 @@ def plan(text: str, roots: Sequence[Path]) -> tuple[Plan, Places]:
     found = tracing.places(roots)
     unfinished = tuple(folder for folder in found.sets if (folder / JOURNAL).is_file())
     whole = [folder for folder in found.sets if folder not in unfinished and (folder / LEDGER_FILE).is_file()]
-    tables = {folder: ledger.read_ledger(folder) for folder in whole}
     kind, value = asked(text)
     kinds: list[What] = ["hash", "person", "source"] if kind is None else [kind]
-    hits = [k for k in kinds if any(pc.any(_rows(table, k, value)).as_py() for table in tables.values())]
+    hits = [k for k in kinds if any(_knows(folder, k, value) for folder in whole)]
     if len(hits) > 1:
         raise ConfigError(
             f"'{value}' is several things: {', '.join(hits)}", do=f"fusiform forget {hits[0]}:{value} ..."
@@ -117,16 +119,16 @@ def plan(text: str, roots: Sequence[Path]) -> tuple[Plan, Places]:
         if unfinished:
             return Plan(kinds[0], value, (), (), (), unfinished), found
         raise DataError(
-            f"No set among the {len(tables)} below {', '.join(map(str, roots))} knows '{value}'",
+            f"No set among the {len(whole)} below {', '.join(map(str, roots))} knows '{value}'",
             expected="a picture's SHA-256, a face's key, a person or a source, as the ledgers have them",
             do=f"fusiform ledger query SET \"path like '%{value}%'\" shows what a ledger has",
         )
-    sets = _affected(tables, hits[0], value)
+    sets = _affected(whole, hits[0], value)
     names = [each.name for each in sets]
     who = _named(sets, hits[0], value)
     uses = {use.place: use for use in tracing.named(found, who)}
     uses |= {use.place: use for use in tracing.uses(found, [each.folder for each in sets], names)}
-    sizes = {row["size"]: row["sha256"] for each in sets for row in _sizes(tables[each.folder], each.wanted)}
+    sizes = {size for each in sets for size in _sizes(each.folder, each.wanted)}
     left = [p for p in found.others if p.stat().st_size in sizes]
     shas = {sha for each in sets for sha in each.wanted.sha256}
     originals = tuple(p for p in left if hash_file(p) in shas)
@@ -241,27 +243,46 @@ def _rows(table: pa.Table, kind: What, value: str) -> pa.ChunkedArray:
     return pc.fill_null(is_it, False)
 
 
-def _affected(tables: dict[Path, pa.Table], kind: What, value: str) -> tuple[Affected, ...]:
+def _knows(folder: Path, kind: What, value: str) -> bool:
+    columns = ("subject", "source", "path", "key", "sha256")
+    return any(pc.any(_rows(rows, kind, value)).as_py() for rows in ledger.batches(folder, columns))
+
+
+def _matching(folder: Path, which: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
+    """The rows of a set's ledger that are meant, out of a few thousand at a time."""
+    return pa.concat_tables([rows.filter(which(rows)) for rows in ledger.batches(folder, _COLUMNS)] or [_NO_ROWS])
+
+
+def _in(column: pa.ChunkedArray, values: Collection[str]) -> pa.ChunkedArray:
+    return pc.fill_null(pc.is_in(column, value_set=pa.array(sorted(values), pa.string())), False)
+
+
+def _affected(folders: Sequence[Path], kind: What, value: str) -> tuple[Affected, ...]:
     """What each set holds of it, sets that were made of other sets' crops included."""
     shas: set[str] = set()
     found: dict[Path, Affected] = {}
     while True:
         before = len(shas)
-        for folder, table in tables.items():
-            same = pc.fill_null(pc.is_in(table["sha256"], value_set=pa.array(sorted(shas), pa.string())), False)
-            rows = table.filter(pc.or_(_rows(table, kind, value), same))
-            own = set(rows["sha256"].drop_null().to_pylist())
-            rows = table.filter(
-                pc.or_(
-                    pc.is_in(table["path"], value_set=pc.unique(rows["path"])),
-                    pc.fill_null(pc.is_in(table["sha256"], value_set=pa.array(sorted(own), pa.string())), False),
-                )
-            )
+        for folder in folders:
+            asked_for = partial(_asked_for, kind, value, frozenset(shas))
+            meant = _matching(folder, asked_for)
+            if not meant.num_rows:
+                continue
+            own, paths = set(meant["sha256"].drop_null().to_pylist()), set(meant["path"].to_pylist())
+            rows = _matching(folder, partial(_of_pictures, own, paths))
             if rows.num_rows:
                 found[folder] = _of_set(folder, rows, kind, value)
                 shas |= found[folder].crops | found[folder].wanted.sha256
         if len(shas) == before:
             return tuple(replace(each, alike=_alike(each)) for each in found.values())
+
+
+def _asked_for(kind: What, value: str, shas: Collection[str], rows: pa.Table) -> pa.ChunkedArray:
+    return pc.or_(_rows(rows, kind, value), _in(rows["sha256"], shas))
+
+
+def _of_pictures(shas: Collection[str], paths: Collection[str], rows: pa.Table) -> pa.ChunkedArray:
+    return pc.or_(_in(rows["path"], paths), _in(rows["sha256"], shas))
 
 
 def _of_set(folder: Path, rows: pa.Table, kind: What, value: str) -> Affected:
@@ -299,19 +320,14 @@ def _alike(each: Affected) -> tuple[str, ...]:
     correlate. They may show somebody else, so a person has to decide."""
     if not each.wanted.looks:
         return ()
-    chunks = sorted(committed_chunks(each.folder))
-    tables = [
-        ledger.conformed(pq.read_table(ledger_file(each.folder, chunk))).select(["key", "face_phash", "look"])
-        for chunk in chunks
-    ]
     own = [
         (np.uint64(row["face_phash"]), row["look"])
-        for table in tables
-        for row in table.filter(pc.is_in(table["key"], value_set=pa.array(sorted(each.wanted.keys)))).to_pylist()
+        for table in _looks(each.folder)
+        for row in table.filter(_in(table["key"], each.wanted.keys)).to_pylist()
         if row["face_phash"] is not None and row["look"]
     ]
     found: set[str] = set()
-    for table in tables:
+    for table in _looks(each.folder):
         table = table.filter(pc.is_valid(table["face_phash"]))
         codes, keys = table["face_phash"].to_numpy(), table["key"].to_pylist()
         for code, look in own:
@@ -326,9 +342,15 @@ def _alike(each: Affected) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _sizes(table: pa.Table, wanted: Withdrawal) -> Iterator[dict[str, object]]:
-    rows = table.filter(pc.is_in(table["path"], value_set=pa.array(sorted(wanted.paths))))
-    yield from rows.select(["size", "sha256"]).to_pylist()
+def _looks(folder: Path) -> Iterator[pa.Table]:
+    """Key, hash and thumbnails of the faces of each chunk."""
+    for chunk in sorted(committed_chunks(folder)):
+        yield ledger.conformed(pq.read_table(ledger_file(folder, chunk))).select(["key", "face_phash", "look"])
+
+
+def _sizes(folder: Path, wanted: Withdrawal) -> Iterator[int]:
+    rows = _matching(folder, lambda rows: _in(rows["path"], wanted.paths))
+    yield from rows["size"].drop_null().to_pylist()
 
 
 def _name(folder: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_weights_import import TINY, released
 
 from fusiform.cli import main
@@ -102,3 +102,21 @@ def test_folders_that_are_none_are_said(tmp_path, capsys):
     assert f"fusiform infer PHOTO --model {own}" in capsys.readouterr().err
     with pytest.raises(WeightsError, match="no file"):
         import_encoder(tmp_path / "nothing")
+
+
+def test_a_folder_of_dinov2_that_transformers_wrote_needs_no_family(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(hidden_size=192, num_hidden_layers=1, num_attention_heads=3, image_size=28)
+    transformers.Dinov2Model(config).save_pretrained(tmp_path / "a")
+    assert import_encoder(tmp_path / "a").name == "dinov2"
+
+
+@pytest.mark.parametrize("family", ["mae", "timm-vit", "timm-vit-half"])
+@pytest.mark.parametrize("within", ["backbone.", "backbone.vit.", "module.backbone."])
+def test_what_a_training_framework_wraps_is_taken_out(tmp_path, family, within):
+    plain = folder(tmp_path / "plain", decoder=False)
+    state = {f"{within}{name}": value for name, value in load_file(plain / "model.safetensors").items()}
+    state |= {f"{within}mask_token": torch.zeros(1, 1, 8), "decoder.decoder_embed.weight": torch.zeros(8, 8)}
+    torch.save({"state_dict": state, "epoch": 3, "hyper_parameters": {"lr": 1e-3}}, tmp_path / "last.ckpt")
+    ours, theirs = (import_encoder(path, family=family).vit.state_dict() for path in (plain, tmp_path / "last.ckpt"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -113,7 +113,9 @@ def load_onnx(path: Path | str, *, max_bytes: int = MAX_BYTES, threads: int | No
         # from memory where it is one file, so that what was looked at is what runs
         source = str(path) if beside else content
         session = ort.InferenceSession(  # type: ignore[attr-defined]
-            source, options, providers=["CPUExecutionProvider"]
+            *(source, options),
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # or it prints to standard output and tries the same again
         )
     except Exception as error:  # onnxruntime's own classes have no common root but this
         raise WeightsError(f"onnxruntime refuses {path}: {str(error).splitlines()[0][:300]}") from error

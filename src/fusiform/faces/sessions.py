@@ -53,7 +53,9 @@ def open_session(
         if blocked.pays():
             content = blocked.in_blocks(content)
         session: InferenceSession = onnxruntime.InferenceSession(  # type: ignore[attr-defined]
-            content, options, providers=["CPUExecutionProvider"]
+            *(content, options),
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # or it prints to standard output and tries the same again
         )
         return session
     except Exception as error:  # onnxruntime raises its own family of classes, and so do damaged bytes

@@ -22,6 +22,7 @@ CLUES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("reg_token", ("dinov2",)),
     ("dino_head.", ("dinov2",)),
     ("ls1.gamma", ("dinov2",)),
+    ("layer_scale1.lambda1", ("dinov2",)),
     ("head.last_layer.", ("dino",)),
     ("decoder_blocks.", ("mae", "mae-face")),
     ("embeddings.patch_embeddings.", ("mae", "mae-face", "dino", "timm-vit", "timm-vit-half")),

@@ -67,12 +67,17 @@ _DECODER = (
     *("decoder_norm", "decoder_pred"),
 )
 
+_TRAINED = ("decoder", "projection_head", "prediction_head")
+"""What training frameworks (Lightning, lightly) keep beside the network, which is a module of theirs."""
+_WITHIN = ("module.", "backbone.", "vit.")
+
 MAE = Family(
     name="mae",
     about="MAE on ImageNet (He et al., CVPR 2022), pre-trained or fine-tuned.",
     licence="CC-BY-NC 4.0",
-    entries=("model",),
-    left_out=(*_DECODER, "head", "fc_norm"),
+    entries=("model", "state_dict"),
+    left_out=(*_DECODER, *_TRAINED, "head", "fc_norm"),
+    prefixes=_WITHIN,
 )
 MAE_FACE = Family(
     name="mae-face",
@@ -119,16 +124,16 @@ TIMM = Family(
     about="A ViT of timm with class token and learned positions, trained with ImageNet's pixel statistics.",
     licence="as its model card says",
     entries=("state_dict", "model"),
-    left_out=("head", "fc_norm", "pre_logits"),
-    prefixes=("module.",),
+    left_out=("head", "fc_norm", "pre_logits", "mask_token", *_TRAINED),
+    prefixes=_WITHIN,
 )
 TIMM_HALF = Family(
     name="timm-vit-half",
     about="The same, trained with mean and deviation .5: timm's `augreg` and `in21k` weights.",
     licence="as its model card says",
     entries=("state_dict", "model"),
-    left_out=("head", "fc_norm", "pre_logits"),
-    prefixes=("module.",),
+    left_out=("head", "fc_norm", "pre_logits", "mask_token", *_TRAINED),
+    prefixes=_WITHIN,
     statistics=HALF,
 )
 FAMILIES = {family.name: family for family in (MAE, MAE_FACE, FSFM, DINO, DINOV2, TIMM, TIMM_HALF)}

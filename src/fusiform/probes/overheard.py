@@ -23,7 +23,9 @@ MOST_ROWS = 256
 MOST_WEIGHTS = 100_000
 """Entries of the weight that tells a teacher's momentum."""
 MOST_PICTURES = 64
-"""First views of a batch that are kept."""
+"""First views of a batch that are kept,"""
+PICTURE_SIDE = 32
+"""and to about how many pixels they are thinned."""
 
 
 class Overheard:
@@ -112,7 +114,9 @@ class Overheard:
 
     def _hear_pictures(self, _module: nn.Module, inputs: Any) -> None:
         if self.listening and torch.is_grad_enabled() and self._pictures is None and isinstance(inputs[0], FaceBatch):
-            self._pictures = inputs[0].images[:MOST_PICTURES, 0]
+            images = inputs[0].images[:MOST_PICTURES, 0]
+            thin = max(1, images.shape[-1] // PICTURE_SIDE)
+            self._pictures = images[..., ::thin, ::thin]
 
     def _hear_features(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         if self.listening and torch.is_grad_enabled() and self._features is None:

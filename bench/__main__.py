@@ -44,8 +44,14 @@ ROWS: dict[str, tuple[Callable[[], Iterator[Row]], ...]] = {
     "T15": (pieces.t15,),
     "T17": (steps.t17,),
 }
-TABLES = {"scaling": scaling.tables, "loader": scaling.waiting, "curate": curation.table}
-"""Not ratios: cost by faces and tokens, how long a run waits for its data, and what curation costs beside others."""
+TABLES = {
+    "scaling": scaling.tables,
+    "loader": scaling.waiting,
+    "curate": curation.table,
+    "ijbc": scores.full_size,
+}
+"""Not ratios: cost by faces and tokens, how long a run waits for its data, what curation costs beside others, and what
+the evaluation of IJB-C costs at its full size."""
 MFU_MUST = {"T2": (0.38, 0.47), "T3": (0.55, 0.62)}
 """T16: least useful share of the bf16 peak, of the small encoder and of ViT-B."""
 

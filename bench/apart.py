@@ -6,17 +6,19 @@ The child repeats the work whenever it is asked to and says how many CPU seconds
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 from bench.rows import Spent, Work
 
 
 @contextmanager
-def child(name: str, environment: Mapping[str, str] | None = None) -> Iterator[Work]:
+def child(name: str, environment: Mapping[str, str] | None = None) -> Iterator[Callable[[], Spent]]:
     """A `Work` that `python -m bench.apart NAME` does."""
     words = [sys.executable, "-m", "bench.apart", name]
     pipe = subprocess.PIPE
@@ -43,8 +45,30 @@ def child(name: str, environment: Mapping[str, str] | None = None) -> Iterator[W
             process.wait(timeout=60)
 
 
+@contextmanager
+def ranks(name: str, number: int) -> Iterator[Work]:
+    """The same work in so many processes at once that exchange gradients; its seconds are a rank's share of those."""
+    with socket.socket() as free, ExitStack() as all_of_them:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        free.close()
+        for_all = {**address, "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+        each = [
+            all_of_them.enter_context(child(name, {**for_all, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
+            for rank in range(number)
+        ]
+        with ThreadPoolExecutor(number) as together:
+
+            def work() -> Spent:
+                spent = [future.result() for future in [together.submit(one) for one in each]]
+                return Spent(max(part.seconds for part in spent) / number)
+
+            yield work
+
+
 def _work(name: str) -> tuple[Work, bool]:
-    """The work, and whether its time is that of the wall."""
+    """The work, and whether its time is that of the wall. "ours-2-256" is our step with two threads and 256 faces."""
     import torch
 
     from bench import pieces, steps
@@ -57,10 +81,9 @@ def _work(name: str) -> tuple[Work, bool]:
     }
     if name in untuned:
         return untuned[name](), False
-    threads = 2 if name == "ours-2" else 1
+    _, threads, faces = name.split("-") if "-" in name else ("", "1", "64")
     tune_cpu(torch.device("cpu"))
-    work = steps.mae_ours(steps.MINI, steps.MINI_MAE, 64, steps.BF16, threads)
-    return work, name != "ours"
+    return steps.mae_ours(steps.MINI, steps.MINI_MAE, int(faces), steps.BF16, int(threads)), name != "ours"
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ published evaluation codes do it.
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -73,6 +75,39 @@ def _ijb() -> Iterator[Case]:
     if plain() != ours():
         raise AssertionError("the two ways of scoring IJB differ")
     yield "IJB-C 1:1 at 1/10 size, six rates, identical", plain, ours
+
+
+def full_size() -> None:
+    """IJB-C 1:1 at full size: CPU seconds of one core, and memory above the inputs. `tests/` holds the rates to those
+    of sorting every pair."""
+    rng = np.random.default_rng(0)
+    templates, subjects, images, pairs = 23_124, 3_531, 469_375, 15_658_489
+    subject = rng.integers(0, subjects, templates)
+    template, media = rng.integers(0, templates, images), rng.integers(0, 5 * templates, images)
+    template[:templates] = np.arange(templates)
+    person = rng.standard_normal((subjects, 512), dtype=np.float32)
+    features = rng.standard_normal((images, 512), dtype=np.float32)
+    for rows in np.array_split(np.arange(images), 50):
+        features[rows] += 0.1 * person[subject[template[rows]]]
+    a, b = rng.integers(0, templates, (2, pairs), dtype=np.int32)
+    inputs = sum(x.nbytes for x in (features, template, media, subject, a, b)) / 2**30
+    metrics.pair_scores(np.eye(2), [0], [1])  # torch is imported before anything is counted
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    marks = []
+    pooled, _ = metrics.template_pool(features, template, media)
+    marks.append(time.process_time())
+    score = metrics.pair_scores(pooled, a, b)
+    marks.append(time.process_time())
+    points = metrics.tars_at_fars(score, subject[a] == subject[b], FARS, reading="nearest")
+    marks.append(time.process_time())
+    above = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    parts = [end - start for start, end in zip([began, *marks], marks, strict=False)]
+    print(f"IJB-C 1:1, {images:,} images, {pairs:,} pairs (T13: must 10 s and 1 GB above {inputs:.2f} GB of inputs)")
+    print(f"{marks[-1] - began:.2f} CPU s of one core, {above:.2f} GB above the inputs: ", end="")
+    print(", ".join(f"{name} {part:.2f} s" for name, part in zip(("pooling", "scores", "rates"), parts, strict=True)))
+    print(
+        "TAR " + ", ".join(f"{point.tar:.4f} at {far:g}" for far, point in zip(FARS, points, strict=True)), flush=True
+    )
 
 
 def _attributes() -> Iterator[Case]:

@@ -143,10 +143,20 @@ def t6() -> Iterator[Row]:
 def t17() -> Iterator[Row]:
     """Of wall time: says something on an idle machine alone."""
     two = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-    with apart.child("ours-1") as one, apart.child("ours-2", two) as both:
-        load = os.getloadavg()[0]
-        note = f"wall time, load average {load:.1f}" + ("; not idle: proves nothing" if load > 0.5 else "")
-        yield Row("T17", "MAE step, 64 px, two threads against one", one, both, 1.8, 2.0, 64 * 5, note=note)
+    spin = {**two, "GOMP_SPINCOUNT": "2000"}
+    for faces in (64, 256):
+        with apart.child(f"ours-1-{faces}") as one:
+            what = f"MAE step, 64 px, {faces} faces"
+            for how, several, must in (
+                ("two threads", apart.child(f"ours-2-{faces}", two), 1.8),
+                ("two threads that wait a moment awake", apart.child(f"ours-2-{faces}", spin), None),
+                ("two ranks, a step of their own each", apart.ranks(f"ours-1-{faces}", 2), 1.8),
+            ):
+                with several as both:
+                    load = os.getloadavg()[0]
+                    note = f"wall time, load {load:.1f}" + ("; not idle: proves nothing" if load > 0.5 else "")
+                    stretch = None if must is None else 2.0
+                    yield Row("T17", f"{what}, {how}", one, both, must, stretch, faces * 5, note=note)
 
 
 def t1() -> Iterator[Row]:

@@ -5,7 +5,9 @@
 Starts `fusiform serve` with one thread, measures how many photos a second it answers, then sends `--over` times as many
 for `--seconds`. Requests arrive at random times whether or not earlier ones were answered, as they do from the world;
 hostile ones come on top. They come from `--clients` addresses of this machine (127.0.0.2 and up; Linux has them all).
-All the while, silent and trickling connections are held open (slowloris). Then one client asks as fast as it is
+All the while, silent and trickling connections are held open (slowloris), some close their half of the connection after
+asking and some never read their answer; a polite client of its own address asks every two seconds, and another looks at
+/healthz. Memory, open files and threads are counted before and after. Then one client asks as fast as it is
 answered and another every second: what is left for the other? MODEL is what `fusiform serve` takes; without one, a
 small untrained encoder (the detector does most of the work anyway).
 """
@@ -16,7 +18,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -24,241 +25,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-GOOD = ("good", "good", "good", "compare", "draw")
-HOSTILE = ("letter", "cut", "bomb", "huge", "endless", "leaves")
-HONEST = {
-    "good": {200, 503, 504, 429},
-    "compare": {200, 503, 504, 422, 429},
-    "draw": {200, 503, 504, 429},
-    "letter": {415, 503, 504, 429},
-    "cut": {422, 503, 504, 429},
-    "bomb": {413, 503, 504, 429},
-    "huge": {413, 503, 408, 0, 429},
-    "endless": {413, 503, 408, 0, 429},
-    "leaves": {-1, 200, 503, 504, 429},
-    "head": {408, 0},
-    "trickle": {408, 503, 504, 0, 429},
-}
-"""Statuses that each kind of request may end with; 0: the connection was closed while it was still sending, -1: it
-went away itself."""
-RAW = {"Content-Type": "application/octet-stream"}
-HUGE = bytes(30_000_000)
-
-
-@dataclass
-class Tally:
-    """What came back."""
-
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
-    no_hint: int = 0
-    """503 or 429 without Retry-After."""
-
-    def note(self, kind: str, status: int, seconds: float) -> None:
-        self.statuses[kind, status] += 1
-        if kind in GOOD:
-            self.seconds.setdefault("answered" if status == 200 else "refused", []).append(seconds)
-        else:
-            self.seconds.setdefault("hostile", []).append(seconds)
-
-    @property
-    def dishonest(self) -> dict[str, int]:
-        return {f"{k} {s}": n for (k, s), n in self.statuses.items() if s not in HONEST[k]}
-
-    def count(self, status: int, kinds: Sequence[str] = (*GOOD, *HOSTILE)) -> int:
-        return sum(n for (kind, s), n in self.statuses.items() if s == status and kind in kinds)
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "requests": sum(self.statuses.values()),
-            "by_kind_and_status": {f"{k} {s}": n for (k, s), n in sorted(self.statuses.items())},
-            "seconds": {name: spread(values) for name, values in sorted(self.seconds.items())},
-            "dishonest": self.dishonest,
-            "no_hint": self.no_hint,
-        }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Count, median, 99th percentile and largest."""
-    ranked = sorted(values)
-
-    def at(share: float) -> float:
-        return round(ranked[min(len(ranked) - 1, int(share * len(ranked)))], 3) if ranked else float("nan")
-
-    return {"n": len(ranked), "p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
-
-
-def bomb() -> bytes:
-    """A PNG that promises 60,000 x 60,000 pixels."""
-    import io
-    import zlib
-
-    import PIL.Image
-
-    out = io.BytesIO()
-    PIL.Image.new("RGB", (4, 4)).save(out, "PNG")
-    data = bytearray(out.getvalue())
-    data[16:24] = (60000).to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    return bytes(data)
-
-
-async def _endless(size: int = 40_000_000):  # type: ignore[no-untyped-def]
-    for _ in range(size // 65_536):
-        yield bytes(65_536)
-
-
-async def _send(client: httpx.AsyncClient, kind: str, photo: bytes, other: bytes) -> httpx.Response:
-    if kind == "compare":
-        return await client.post("/v1/compare", files={"a": photo, "b": other})
-    if kind == "draw":
-        return await client.post("/v1/analyze?draw=png", files={"photo": photo})
-    if kind == "endless":
-        return await client.post("/v1/analyze", content=_endless(), headers=RAW)
-    bodies = {"letter": b"this is a letter", "cut": photo[: len(photo) // 2], "bomb": bomb(), "huge": HUGE}
-    return await client.post("/v1/analyze", content=bodies.get(kind, photo), headers=RAW)
-
-
-async def ask(client: httpx.AsyncClient, kind: str, photo: bytes, other: bytes, tally: Tally) -> None:
-    """One request, noted."""
-    began = time.monotonic()
-    try:
-        work = _send(client, kind, photo, other)
-        answer = await (asyncio.wait_for(work, 0.1) if kind == "leaves" else work)
-        status = answer.status_code
-        tally.no_hint += status in (429, 503) and "retry-after" not in answer.headers
-    except TimeoutError:
-        status = -1
-    except httpx.TransportError:
-        status = 0
-    tally.note(kind, status, time.monotonic() - began)
-
-
-async def capacity(address: str, photos: Sequence[bytes], *, clients: int, seconds: float) -> float:
-    """Photos a second that are answered when `clients` always ask, each the next when the last was answered."""
-    until, answered = time.monotonic() + seconds, 0
-
-    async def one(number: int) -> None:
-        nonlocal answered
-        async with httpx.AsyncClient(base_url=address, timeout=120) as client:
-            at = number
-            while time.monotonic() < until:
-                answer = await client.post("/v1/analyze", content=photos[at % len(photos)], headers=RAW)
-                answered += answer.status_code == 200
-                at += clients
-                if answer.status_code == 503:
-                    await asyncio.sleep(0.2)
-
-    began = time.monotonic()
-    await asyncio.gather(*(one(number) for number in range(clients)))
-    return answered / (time.monotonic() - began)
-
-
-async def load(
-    address: str,
-    photos: Sequence[bytes],
-    *,
-    rate: float,
-    seconds: float,
-    seed: int = 0,
-    hostile: float = 0.5,
-    slow: int = 0,
-    most: int = 400,
-    clients: int = 0,
-) -> Tally:
-    """Send good requests at `rate` a second (Poisson), and `hostile` times as many that are not.
-
-    Args:
-        slow: connections that send a byte now and then, half of them in the head, half in the body.
-        most: requests under way at any time, so that this process does not fall over first.
-        clients: addresses of this machine that they come from in turn; 0: the usual one.
-    """
-    tally, draw, under_way = Tally(), random.Random(seed), set[asyncio.Task[None]]()
-    until, at = time.monotonic() + seconds, time.monotonic()
-    trickles = [
-        asyncio.create_task(_trickle(address, "head" if i % 2 else "trickle", until, tally)) for i in range(slow)
-    ]
-    everything = rate * (1 + hostile)
-    async with AsyncExitStack() as stack:
-        senders = [
-            await stack.enter_async_context(sender(address, f"127.0.0.{2 + number}" if clients else None))
-            for number in range(max(clients, 1))
-        ]
-        while (at := at + draw.expovariate(everything)) < until:
-            await asyncio.sleep(max(0.0, at - time.monotonic()))
-            while len(under_way) >= most:
-                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            what = draw.choice(HOSTILE if draw.random() < hostile / (1 + hostile) else GOOD)
-            client = draw.choice(senders)
-            task = asyncio.create_task(ask(client, what, draw.choice(photos), draw.choice(photos), tally))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        await asyncio.gather(*under_way, *trickles)
-    return tally
-
-
-def sender(address: str, source: str | None = None) -> httpx.AsyncClient:
-    """A client with as many connections as it likes, from an address of this machine."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    way = httpx.AsyncHTTPTransport(limits=limits, local_address=source)
-    return httpx.AsyncClient(base_url=address, timeout=120, transport=way)
-
-
-async def beside_a_greedy_one(
-    address: str, photos: Sequence[bytes], *, seconds: float, greedy: int = 64
-) -> tuple[Tally, Tally]:
-    """What `greedy` loops of one client get, each asking again at once, and what another that asks every second."""
-    until, many, few = time.monotonic() + seconds, Tally(), Tally()
-
-    async def loop(client: httpx.AsyncClient, number: int) -> None:
-        while time.monotonic() < until:
-            await ask(client, "good", photos[number % len(photos)], b"", many)
-            await asyncio.sleep(0.05)
-
-    async with sender(address, "127.0.0.2") as one, sender(address, "127.0.0.3") as other:
-        loops = [asyncio.create_task(loop(one, number)) for number in range(greedy)]
-        asked = []
-        while time.monotonic() < until:
-            await asyncio.sleep(1)
-            asked.append(asyncio.create_task(ask(other, "good", photos[0], b"", few)))
-        await asyncio.gather(*loops, *asked)
-    return many, few
-
-
-async def _trickle(address: str, kind: str, until: float, tally: Tally) -> None:
-    """A byte a second, for as long as the service bears it; then again."""
-    host, _, port = address.removeprefix("http://").partition(":")
-    head = b"POST /v1/analyze HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 900000\r\n"
-    while time.monotonic() < until:
-        status, began = 0, time.monotonic()
-        with suppress(OSError, asyncio.IncompleteReadError):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                writer.write(head[:-3] if kind == "head" else head + b"\r\n")
-                answer = asyncio.create_task(reader.readline())
-                while time.monotonic() < until + 20 and not answer.done():
-                    writer.write(b"x" if kind == "trickle" else b"0")
-                    await writer.drain()
-                    await asyncio.wait({answer}, timeout=1.0)
-                if not answer.done():
-                    answer.cancel()
-                    status = 200  # borne for ever: dishonest of both kinds
-                elif found := re.match(rb"HTTP/1.1 (\d{3})", answer.result()):
-                    status = int(found[1])
-            finally:
-                writer.close()
-        tally.note(kind, status, time.monotonic() - began)
-        if time.monotonic() - began < 0.5:
-            await asyncio.sleep(0.5)
+from bench.asking import Tally, beside_a_greedy_one, capacity, load, polite
 
 
 def resident(pid: int) -> float:
@@ -272,6 +44,17 @@ def resident(pid: int) -> float:
         with suppress(OSError):
             pages += int(Path(f"/proc/{each}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def opened(pid: int) -> str:
+    """Open files and threads of a process (Linux)."""
+    files, threads = (len(list(Path(f"/proc/{pid}/{what}").iterdir())) for what in ("fd", "task"))
+    return f"{files} open files, {threads} threads"
+
+
+async def both(load: Coroutine[Any, Any, Tally], other: Coroutine[Any, Any, tuple[Tally, Tally]]) -> list[Tally]:
+    loaded, (own, health) = await asyncio.gather(load, other)
+    return [loaded, own, health]
 
 
 class Service:
@@ -355,26 +138,29 @@ def main() -> int:
         idle = resident(pid)
         able = asyncio.run(capacity(service.address, photos, clients=8, seconds=20))
         print(f"{idle:.0f} MB idle; answers {able:.2f} photos/s; sending {flags.over * able:.1f} good requests/s")
-        held, parts, whole = [resident(pid)], 6, Tally()
+        before = opened(pid)
+        held, parts, whole, own, health = [resident(pid)], 6, Tally(), Tally(), Tally()
         for part in range(parts):
-            tally = asyncio.run(
-                load(
-                    service.address,
-                    photos,
-                    rate=flags.over * able,
-                    seconds=flags.seconds / parts,
-                    seed=part,
-                    slow=flags.slow,
-                    clients=flags.clients,
+            seconds = flags.seconds / parts
+            settings = {"rate": flags.over * able, "seed": part, "slow": flags.slow, "clients": flags.clients}
+            found = asyncio.run(
+                both(
+                    load(service.address, photos, seconds=seconds, **settings),
+                    polite(service.address, photos, seconds=seconds, source="127.0.0.200" if flags.clients else None),
                 )
             )
-            whole.statuses += tally.statuses
-            whole.no_hint += tally.no_hint
-            for name, values in tally.seconds.items():
-                whole.seconds.setdefault(name, []).extend(values)
+            for total, tally in zip((whole, own, health), found, strict=True):
+                total.statuses += tally.statuses
+                total.no_hint += tally.no_hint
+                for name, values in tally.seconds.items():
+                    total.seconds.setdefault(name, []).extend(values)
             held.append(resident(pid))
         print(json.dumps(whole.summary(), indent=1))
+        print("a polite client meanwhile:", json.dumps(own.summary()))
+        print("/healthz meanwhile:", json.dumps(health.summary()))
         print("resident memory, MB:", ", ".join(f"{mb:.0f}" for mb in held))
+        time.sleep(20)
+        print(f"before: {before}; 20 s after: {opened(pid)}")
         if flags.clients:
             many, few = asyncio.run(beside_a_greedy_one(service.address, photos, seconds=flags.seconds / 4))
             print("a greedy client:", json.dumps(many.summary()))

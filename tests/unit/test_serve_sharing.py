@@ -17,8 +17,8 @@ pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client")
 
 import httpx
-from tests.unit.serving import picture
-from tests.unit.test_serve_strain import HEAD, RAW, metric, opened, serving, status
+from serving import picture
+from test_serve_strain import HEAD, RAW, metric, opened, serving, status
 
 from fusiform.serve.arrivals import AGAIN, Arrivals, Body
 from fusiform.serve.gate import LATELY, Gate

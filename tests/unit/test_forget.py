@@ -48,6 +48,9 @@ def world(tmp_path: Path) -> Path:
     row = {"encoder": "a", "encoder_sha256": sha, "value": 1.0}
     (run / "results.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "encoder_sha256": "cd" * 32}) + "\n")
     (root / "a.onnx").write_bytes(b"\x00graph" + sha.encode() + b"\x00")
+    (root / "as-timm").mkdir()
+    (root / "as-timm" / "config.json").write_text(json.dumps({"fusiform_export": {"encoder_sha256": sha}}))
+    (root / "as-timm" / "model.safetensors").write_bytes(b"weights")
     other = root / "runs" / "other"
     other.mkdir()
     (other / "config.json").write_bytes(sealed_json({"notes": {"faces": {"name": "elsewhere", "digest": "9" * 64}}}))
@@ -106,7 +109,8 @@ def test_a_person_is_gone_from_every_file(world: Path, capsys: pytest.CaptureFix
     assert not (root / "runs" / "a" / "report.html").exists()
     last = read_history(root / "set")[-1]
     assert (last.what, last.removed, last.after) == ("forget", 3, faces.digest)
-    for place in (root / "runs/a", root / "runs/a/encoder", root / "a.onnx", root / "runs/a/results.jsonl"):
+    for name in ("as-timm", "runs/a", "runs/a/encoder", "a.onnx", "runs/a/results.jsonl"):
+        place = root / name
         assert read_taint(place) is not None, place
     assert read_taint(root / "runs" / "other") is None
     with pytest.raises(WeightsError, match="3 faces that it was trained on"):

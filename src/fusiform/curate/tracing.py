@@ -27,6 +27,8 @@ Kind = Literal[
 ]
 EXPORTS = (".onnx", ".pt2")
 PAGES = (".html",)
+OF_OTHERS = "fusiform_export"
+"""Entry of the config of an encoder that was exported under another library's names."""
 SKIPPED = (".git", "__pycache__", ".venv", "node_modules")
 
 
@@ -255,9 +257,8 @@ def _npy(path: Path) -> Iterator[Any]:
 
 
 def _is_published(folder: Path, files: set[str]) -> bool:
-    return {"config.json", "model.safetensors"} <= files and isinstance(
-        _json(folder / "config.json").get("fusiform"), dict
-    )
+    config = _json(folder / "config.json") if {"config.json", "model.safetensors"} <= files else {}
+    return any(isinstance(config.get(name), dict) for name in ("fusiform", OF_OTHERS))
 
 
 def _weights(card: Path) -> set[str]:

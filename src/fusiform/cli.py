@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fusiform import __version__
-from fusiform.errors import ConfigError, FusiformError, did_you_mean
+from fusiform.errors import ConfigError, FusiformError, RankLost, did_you_mean
 
 
 class Verb(NamedTuple):
@@ -64,6 +64,10 @@ def main(words: Sequence[str] | None = None) -> int:
         size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
         who = "fusiform" if size == "1" else f"fusiform (rank {rank} of {size})"
         print(f"{who}: {error}", file=sys.stderr)
+        if size != "1" and isinstance(error, RankLost):  # threads that still wait for that rank abort Python's own end
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print("fusiform: stopped.", file=sys.stderr)

@@ -103,7 +103,7 @@ def test_the_second_rank_notices_the_death_of_the_first(ground: Path) -> None:
     ranks[0].kill()
     began = time.monotonic()
     for code, _, errors in finish(ranks)[1:]:
-        assert code == 7
+        assert code == 7, errors
         assert "lost a rank" in errors
     assert time.monotonic() - began < WITHIN
 

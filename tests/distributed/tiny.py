@@ -103,7 +103,7 @@ def parsed(changes: str) -> dict[str, Any]:
 
 def main(words: Sequence[str]) -> int:
     from fusiform.engine import pretrain
-    from fusiform.errors import FusiformError
+    from fusiform.errors import FusiformError, RankLost
     from fusiform.faces.shards import FaceSet
 
     faces, runs = FaceSet.open(Path(words[0])), Path(words[1])
@@ -127,6 +127,9 @@ def main(words: Sequence[str]) -> int:
             pretrain(tiny(recipe, runs.parent / "other", values), faces, runs / name, watch=watch)
         except FusiformError as error:
             sys.stderr.write(f"{name}: {type(error).__name__}: {error}\n")
+            if isinstance(error, RankLost):  # as the command does
+                sys.stderr.flush()
+                os._exit(error.exit_code)
             if stop_at is None:
                 return error.exit_code
     return 0

@@ -172,7 +172,7 @@ def test_how_far_a_step_moves_each_block_is_measured(ground: Path, muon: float |
 
     moved: list[Movement] = []
     pretrain(recipe, faces, ground / f"moved-{muon}", look=look)
-    told = [row for row in heard if row]
+    told = [row for row in heard if "moved" in row]
     assert len(told) >= 3
     for row in told:
         assert row["stillest"] == 1
@@ -181,7 +181,8 @@ def test_how_far_a_step_moves_each_block_is_measured(ground: Path, muon: float |
     weights = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(3, 3)])})
     still = Movement(weights)
     still.begin()
-    assert still.numbers([torch.optim.AdamW(weights.parameters(), lr=1e-9)], Clock(9, 10)) == {}, "nothing can be told"
+    told = [still.numbers([torch.optim.AdamW(weights.parameters(), lr=1e-9)], Clock(9, 10))]
+    assert list(told[0]) == ["way"], "nothing else can be told"
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])

@@ -141,6 +141,16 @@ def movement(steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
     """A block of the encoder has not moved although its learning rate is not zero, or the learning rate is so small
     that nothing can come of all steps together: in all logged batches, three at least. Or all blocks hardly move any
     more, in two in a row."""
+    rows = [row for row in heard if number(row, "way") is not None]
+    if len(rows) >= 3 and max(row["way"] for row in rows) < WAY:
+        now, rates = rows[-1], {row["step"]: float(row["lr"]) for row in steps if number(row, "lr") is not None}
+        yield Alarm(
+            "steps are too small",
+            int(now["step"]),
+            f"all steps of this run together can move the encoder's weights by {100 * max(r['way'] for r in rows):.2g} "
+            f"% of their size: it ends where it began. Usual cause: a learning rate that is far too low (it is "
+            f"{rates.get(now['step'], 0.0):.3g}). Try: the recipe's own --optim.lr-per-256, or more --optim.epochs.",
+        )
     seen = [row for row in heard if number(row, "moved_least") is not None]
     if len(seen) < 3:
         return
@@ -164,13 +174,4 @@ def movement(steps: Rows, _looks: Rows, heard: Rows) -> Iterator[Alarm]:
             f"{best['moved']:.2g} at step {best['step']:,}: hardly any gradient reaches them, and decoder or head do "
             "without what they say. Usual causes: a learning rate that is too high or rises too fast. Try: a new run "
             "with a tenth of --optim.lr-per-256, or a longer --optim.warmup-epochs.",
-        )
-    if max(row["way"] for row in seen) < WAY:
-        rates = {row["step"]: float(row["lr"]) for row in steps if number(row, "lr") is not None}
-        yield Alarm(
-            "steps are too small",
-            int(now["step"]),
-            f"all steps of this run together can move the encoder's weights by {100 * max(r['way'] for r in seen):.2g} "
-            f"% of their size: it ends where it began. Usual cause: a learning rate that is far too low (it is "
-            f"{rates.get(now['step'], 0.0):.3g}). Try: the recipe's own --optim.lr-per-256, or more --optim.epochs.",
         )

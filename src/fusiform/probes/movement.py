@@ -36,28 +36,32 @@ class Movement:
 
         `moved`: how many learning rates a typical entry of a block was moved by, the mean of all blocks; about 0.2 to 1
         by AdamW whatever the loss is. `moved_least`, `stillest`: that of the block that was moved least, and which one
-        it is. `way`: how far a run of steps such as this one can move weights, as a share of their size; the largest of
-        all blocks. {} where the learning rate is too small to tell.
+        it is; left out where the learning rate is too small to tell. `way`: how far a run of steps such as this one can
+        move weights, as a share of their size; the largest of all blocks.
         """
         before, self._before = self._before, []
         groups = {id(p): group for o in optimizers for group in o.param_groups for p in group["params"]}
         usual = max((float(group["lr"]) for group in groups.values()), default=0.0)
-        moved: list[float] = []
+        moved: dict[int, float] = {}
         way = 0.0
-        for parameter, old in zip(self.blocks, before, strict=False):
+        for number, (parameter, old) in enumerate(zip(self.blocks, before, strict=False)):
             group: dict[str, Any] = groups.get(id(parameter), {"lr": usual, "weight_decay": 0.0})
             rate, size = float(group["lr"]), float(old.double().square().mean().sqrt()) if old.numel() else 0.0
-            if rate <= SMALLEST_RATE * size or size == 0:
-                return {}
+            if size == 0:  # another process has all of it
+                continue
+            way = max(way, rate / size * clock.total_steps)
+            if rate <= SMALLEST_RATE * size:
+                continue
             new, kept = _part(parameter).double(), 1 - rate * float(group["weight_decay"])
             # weights without any gradient are not even decayed
             ways = [float((new - share * old.double()).square().mean().sqrt()) for share in (kept, 1.0)]
-            moved.append(min(ways) / rate)
-            way = max(way, rate / size * clock.total_steps)
+            moved[number] = min(ways) / rate
+        told = {"way": way} if way else {}
         if not moved:
-            return {}
-        least = min(moved)
-        return {"moved": sum(moved) / len(moved), "moved_least": least, "stillest": moved.index(least), "way": way}
+            return told
+        stillest = min(moved, key=moved.__getitem__)
+        mean = sum(moved.values()) / len(moved)
+        return told | {"moved": mean, "moved_least": moved[stillest], "stillest": stillest}
 
 
 def _part(parameter: nn.Parameter) -> Tensor:

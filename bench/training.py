@@ -130,10 +130,14 @@ def accumulation(name: str, rounds: int, faces: int, counts: Sequence[int]) -> N
                 spent[kind].append(took)
     sys.stdout.write(f"{name}, {faces} faces in one pass: {statistics.median(spent[1, True]) * 1e3:.0f} ms a step\n")
     for count in counts:
+        further = statistics.median(
+            (several - one) / (count - 1) for several, one in zip(spent[count, True], spent[1, True], strict=True)
+        )
         sys.stdout.write(
             f"  as {count} x {faces // count}: {statistics.median(spent[count, True]) * 1e3:.0f} ms, "
             f"{_ratio(spent[count, True], spent[1, True])} of one pass, "
-            f"{_ratio(spent[count, True], spent[count, False])} of {count} passes that add nothing up\n"
+            f"{_ratio(spent[count, True], spent[count, False])} of {count} passes that add nothing up; "
+            f"a further pass costs {further * 1e3:.0f} ms\n"
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 from curate_fakes import FakeModels, make, picture
 
 from fusiform.curate.card import CARD_HTML, describe, read_card, render, summary
-from fusiform.curate.histogram import histogram
+from fusiform.curate.histogram import histogram, years
 from fusiform.curate.reasons import FACE_REASONS, FILE_REASONS, RETRIED
 from fusiform.errors import DataError
 from fusiform.faces.decode import REASONS, decode
@@ -108,6 +108,21 @@ def test_histogram() -> None:
     assert same is not None
     assert sum(bar["count"] for bar in same["bars"]) == 2
     assert histogram("x", np.zeros(3)) is not None
+
+
+def test_years_are_whole() -> None:
+    one = years("x", np.array([2026.2, 2026.9]))
+    assert one is not None
+    assert (one["low"], one["median"], one["high"]) == ("2026", "2026", "2026")
+    assert [(bar["label"], bar["count"]) for bar in one["bars"]] == [("2026", 2)]
+    some = years("x", np.array([2024.1, 2026.9, np.nan]))
+    assert some is not None
+    assert [(bar["label"], bar["count"]) for bar in some["bars"]] == [("2024", 1), ("2026", 1)]
+    many = years("x", np.array([1970.5, 2000.0, 2026.3]))
+    assert many is not None
+    assert [bar["label"] for bar in many["bars"]] == ["1970 to 1972", "2000 to 2002", "2024 to 2026"]
+    assert sum(bar["count"] for bar in many["bars"]) == many["total"] == 3
+    assert years("x", np.array([])) is None
 
 
 def test_json_and_page_come_from_one_description(set_folder: Path) -> None:

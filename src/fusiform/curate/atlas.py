@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fusiform.curate.card import distributions, mosaic
 from fusiform.curate.chunks import stored_faces
 from fusiform.curate.features import sized
-from fusiform.curate.histogram import histogram
+from fusiform.curate.histogram import years
 from fusiform.curate.reasons import FACE_REASONS, FILE_REASONS, MARKS
 from fusiform.curate.survey import Survey, survey
 from fusiform.errors import ConfigError
@@ -92,8 +92,8 @@ def atlas(
         loader=jinja2.PackageLoader("fusiform.curate"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     crops = _Crops(folder, seen.shard, options)
-    years = histogram("Year in which the photo's file was last changed", seen.years)
-    plots = [*distributions(seen.numbers, faces.crop.size), *([years] if years is not None else [])]
+    changed = years("Year in which the photo's file was last changed", seen.years)
+    plots = [*distributions(seen.numbers, faces.crop.size), *([changed] if changed is not None else [])]
     return environment.get_template("atlas.html").render(
         name=faces.name,
         digest=faces.digest,  # by which `fusiform forget` finds the page

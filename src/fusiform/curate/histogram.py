@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 BARS, LEFT, WIDTH, BASE, HEIGHT = 28, 8.0, 224.0, 90.0, 80.0
+
+
+def years(title: str, values: NDArray[np.float64]) -> dict[str, Any] | None:
+    """A bar for each year, or for equally many of them; None where there are none.
+
+    Args:
+        title: what is counted.
+        values: (N,) moments as years and parts of years.
+    """
+    values = np.floor(values[np.isfinite(values)])
+    if values.size == 0:
+        return None
+    first, last = int(values.min()), int(values.max())
+    each = -(-(last - first + 1) // BARS)
+    starts = np.arange(first, last + 1, each)
+    counts, _ = np.histogram(values, np.append(starts, starts[-1] + each) - 0.5)
+    labels = [str(year) if each == 1 else f"{year} to {min(year + each - 1, last)}" for year in starts.tolist()]
+    bars = _bars(counts, labels)
+    about = {"median": f"{np.median(values):.0f}", "low": str(first), "high": str(last)}
+    return {"title": title, "total": int(values.size), **about, "bars": bars}
 
 
 def histogram(title: str, values: NDArray[np.float64], *, logarithmic: bool = False) -> dict[str, Any] | None:
@@ -26,7 +48,19 @@ def histogram(title: str, values: NDArray[np.float64], *, logarithmic: bool = Fa
     spaced = np.geomspace if logarithmic and low > 0 else np.linspace
     edges = spaced(low, high, BARS + 1)
     counts, _ = np.histogram(values, edges)
-    step, most = WIDTH / BARS, max(int(counts.max()), 1)
+    bars = _bars(counts, [f"{_short(a)} to {_short(b)}" for a, b in pairwise(edges)])
+    return {
+        "title": title,
+        "total": int(values.size),
+        "median": _short(float(np.median(values))),
+        "low": _short(low),
+        "high": _short(high),
+        "bars": bars,
+    }
+
+
+def _bars(counts: NDArray[np.integer], labels: Sequence[str]) -> list[dict[str, Any]]:
+    step, most = WIDTH / len(counts), max(int(counts.max()), 1)
     bars = []
     for i, count in enumerate(counts.tolist()):
         if count:
@@ -38,17 +72,10 @@ def histogram(title: str, values: NDArray[np.float64], *, logarithmic: bool = Fa
                     "width": round(step - 1, 2),
                     "height": round(height, 2),
                     "count": count,
-                    "label": f"{_short(edges[i])} to {_short(edges[i + 1])}",
+                    "label": labels[i],
                 }
             )
-    return {
-        "title": title,
-        "total": int(values.size),
-        "median": _short(float(np.median(values))),
-        "low": _short(low),
-        "high": _short(high),
-        "bars": bars,
-    }
+    return bars
 
 
 def _short(value: float) -> str:

@@ -17,6 +17,7 @@ from typing import Literal
 from fusiform import __version__
 from fusiform.assets import ASSETS, cache_dir, fetch
 from fusiform.errors import DataError, SetMissing, WeightsError, did_you_mean
+from fusiform.tasks.sets.at_hand import AtHand, at_hand
 from fusiform.tasks.sets.known import layouts
 from fusiform.tasks.sets.layout import Inspection, SetLayout, inspect_set, locate
 
@@ -179,10 +180,14 @@ class Checkup:
     absent: tuple[SetLayout, ...]
     wrong: tuple[SetMissing, ...] = ()
     """Of sets that were asked for by name and are not there."""
+    photos: tuple[AtHand, ...] = ()
+    """London, Congress and ORL, where no set was asked for by name."""
 
     @property
     def whole(self) -> bool:
-        return not self.wrong and all(each.whole for each in self.found)
+        return (
+            not self.wrong and all(each.whole for each in self.found) and not any(each.problems for each in self.photos)
+        )
 
 
 def sets_at(root: Path, names: Sequence[str] = ()) -> Checkup:
@@ -216,4 +221,4 @@ def sets_at(root: Path, names: Sequence[str] = ()) -> Checkup:
             found.append(Checked(layout, folder, inspect_set(layout, root)))
         except DataError as error:
             found.append(Checked(layout, folder, None, str(error)))
-    return Checkup(tuple(found), tuple(absent), tuple(wrong))
+    return Checkup(tuple(found), tuple(absent), tuple(wrong), () if names else tuple(at_hand(root)))

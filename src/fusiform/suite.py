@@ -83,10 +83,10 @@ def cells(
         incomplete: accept public sets whose counts are not the official ones.
     """
     tasks: list[Task] = [
-        Alignment(root=root),
-        Parsing(root=root),
-        Verification(root=root),
-        Identification(root=root),
+        Alignment(root=root, incomplete=incomplete),
+        Parsing(root=root, incomplete=incomplete),
+        Verification(root=root, incomplete=incomplete),
+        Identification(root=root, incomplete=incomplete),
         *public_tasks(root, incomplete=incomplete),
     ]
     if rendered is not None:

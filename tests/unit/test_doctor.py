@@ -7,6 +7,7 @@ from pathlib import Path
 
 import public_sets as made
 import pytest
+from task_fakes import fake_london
 
 from fusiform import checkup
 from fusiform.checkup import machine, sets_at
@@ -83,6 +84,22 @@ def test_folders_that_are_none_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert main(["doctor", str(tmp_path)]) == 4
     assert "fusiform shards verify" in capsys.readouterr().err
     assert sets_at(made.make_raf_db(tmp_path / "a")).absent  # real layouts: most are not there
+
+
+def test_photo_sets_of_the_comparisons_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_london(tmp_path, 3)
+    assert main(["doctor", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "London: ok" in said
+    assert "6 photos" in said
+    assert "none of the public sets" not in said
+    (tmp_path / "real" / "london" / "images" / "001_smiling.png").unlink()
+    (tmp_path / "real" / "orl").mkdir()
+    assert main(["doctor", str(tmp_path)]) == 4
+    said = capsys.readouterr().out
+    assert "001_smiling.png' cannot be read" in said
+    assert "--incomplete" in said
+    assert "There are no images in" in said
 
 
 def test_this_machine_is_looked_at_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,11 @@ from fusiform.faces.align import Placement
 from fusiform.faces.parsing_map import crop_map, mirrored_map
 from fusiform.faces.schemes import SCHEMES
 from fusiform.tasks import cache
+from fusiform.tasks.alignment import Alignment
+from fusiform.tasks.parsing import Parsing
 from fusiform.tasks.photos import EVALUATION_JITTER, NO_JITTER, Jitter, Photo, crop_photos, displaced
 from fusiform.tasks.sets import congress, london, orl
+from fusiform.tasks.sets.at_hand import at_hand
 from fusiform.tasks.splits import evenly, folds_by_person, rounds
 from fusiform.tasks.task import Labelled
 
@@ -176,6 +179,36 @@ def test_a_missing_photo_and_a_broken_one_are_named(tmp_path):
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
     with pytest.raises(DataError, match=r"broken\.png' is refused"):
         crop_photos([Photo("a", broken, "p")], 64, name="t", finder=finder_of({}))
+
+
+def test_photos_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path, monkeypatch):
+    """A missing photo, two broken ones and a map that is not there: refused, then counted."""
+    find = fake_london(tmp_path)
+    monkeypatch.setattr("fusiform.tasks.photos.best_finder", find)
+    folder = tmp_path / "real" / "london"
+    before = {name: kind(root=tmp_path).read(64) for name, kind in (("points", Alignment), ("maps", Parsing))}
+    for name in ("002_neutral", "005_neutral"):
+        (folder / "images" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
+    (folder / "parse" / "003_neutral.png").unlink()
+    with pytest.raises(DataError, match=r"002_neutral\.png' is refused.*and 1 more of 10.*--incomplete"):
+        Alignment(root=tmp_path).read(64)
+    (folder / "images" / "007_neutral.png").unlink()
+    with pytest.raises(DataError, match=r"007_neutral\.png' cannot be read.*--incomplete"):
+        Alignment(root=tmp_path).read(64)
+    points = Alignment(root=tmp_path, incomplete=True).read(64)
+    assert points.notes["photos that cannot be read, left out"] == 3
+    assert points.notes["photos without a face, left out"] == 0
+    left = {f"london/{n:03}_neutral" for n in (2, 5, 7)}
+    kept = ~np.isin(before["points"].keys, sorted(left))
+    np.testing.assert_array_equal(points.keys, before["points"].keys[kept])
+    np.testing.assert_array_equal(points.target, before["points"].target[kept])
+    maps = Parsing(root=tmp_path, incomplete=True).read(64)
+    assert maps.notes["photos without a map, left out"] == 1
+    assert maps.notes["photos that cannot be read, left out"] == 3
+    assert set(before["maps"].keys.tolist()) - set(maps.keys.tolist()) == left | {"london/003_neutral"}
+    (seen,) = at_hand(tmp_path)
+    assert (seen.name, seen.counts["photos"], seen.counts["photos with points and a map"]) == ("London", 20, 9)
+    assert len(seen.problems) == 3
 
 
 @pytest.mark.parametrize("reader", [london.read, congress.read, congress.pairs, orl.read])

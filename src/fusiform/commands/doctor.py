@@ -15,7 +15,10 @@ from fusiform.errors import DataError
 
 if TYPE_CHECKING:
     from fusiform.checkup import Checked, Checkup, Finding
+    from fusiform.tasks.sets.at_hand import AtHand
 
+_SHOWN = 10
+"""Problems of one set that are written out."""
 _MARK = {"good": " ok ", "look": "look", "bad": "BAD "}
 
 
@@ -71,9 +74,11 @@ def _say_machine(findings: Iterable[Finding]) -> int:
 def _say_sets(root: Path, checkup: Checkup, *, everything: bool) -> None:
     for checked in checkup.found:
         _say_set(checked)
+    for at_hand in checkup.photos:
+        _say_photos(at_hand)
     for error in checkup.wrong:
         _line(str(error))
-    if not checkup.found and not checkup.wrong:
+    if not checkup.found and not checkup.wrong and not checkup.photos:
         _line(f"'{root}' holds none of the public sets that fusiform reads.")
     if checkup.absent and not checkup.wrong:
         if everything:
@@ -105,6 +110,18 @@ def _say_set(checked: Checked) -> None:
         _line(f"  never to be scored: {problem}")
     if layout.remark:
         _line(f"  {layout.remark}")
+
+
+def _say_photos(found: AtHand) -> None:
+    _line(f"\n{found.name}: {'NOT WHOLE' if found.problems else 'ok'}, at '{found.folder}'")
+    for what, count in found.counts.items():
+        _line(f"  {count:>8,} {what}")
+    for problem in found.problems[:_SHOWN]:
+        _line(f"  {problem}")
+    if len(found.problems) > _SHOWN:
+        _line(f"  and {len(found.problems) - _SHOWN} more")
+    if found.problems and found.counts:
+        _line("  fusiform evaluate --incomplete leaves such photos out and counts them.")
 
 
 def _line(text: str) -> None:

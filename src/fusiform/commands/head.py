@@ -49,7 +49,7 @@ class HeadFlags:
     seed: int = 0
     """Of what trained heads draw."""
     incomplete: bool = False
-    """Accept public sets whose counts are not the official ones."""
+    """Accept public sets whose counts are not the official ones, and leave photos out that cannot be read."""
     device: str = "cpu"
     """Where to train: cpu, cuda, mps."""
 

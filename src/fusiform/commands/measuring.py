@@ -62,8 +62,8 @@ class EvaluateFlags:
     without: Path | None = None
     """A leaks.json (fusiform leaks): its suspect faces are not scored, and the rows say so."""
     incomplete: bool = False
-    """Accept public sets whose counts are not the official ones (fusiform doctor FOLDER). The rows count what is
-    missing."""
+    """Accept public sets whose counts are not the official ones (fusiform doctor FOLDER), and leave photos out that
+    cannot be read. The rows count both."""
     out: Path | None = None
     """Where the rows are added; RUN/results.jsonl by default."""
 

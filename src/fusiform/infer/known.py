@@ -132,7 +132,7 @@ def task_for(
         dataset: which of the public sets, where several have labels for the task.
         photos: folder that the file names of one's own labels are relative to; by default the label file's.
         scheme: of one's own points, such as ibug-68: faces may then be mirrored in training.
-        incomplete: accept public sets whose counts are not the official ones.
+        incomplete: accept public sets whose counts are not the official ones; leave photos out that cannot be read.
 
     Raises:
         ConfigError: there is no such task, or not on these labels.
@@ -146,7 +146,7 @@ def task_for(
     if data.is_file():
         if name not in OWN:
             raise ConfigError(f"{name} cannot be read from the file '{data}'", expected=" or ".join(OWN))
-        settings: dict[str, Any] = {"path": data, "photos": photos}
+        settings: dict[str, Any] = {"path": data, "photos": photos, "incomplete": incomplete}
         if name == "alignment" and scheme:
             settings["scheme"] = scheme
         own: SupervisedTask = class_of(OWN[name])(**settings)
@@ -161,7 +161,7 @@ def task_for(
         return rendered
     found: list[Any] = [task for task in public_tasks(data, incomplete=incomplete) if task.name == name]
     if name in ("alignment", "parsing") and (data / "real" / "london").is_dir():
-        found.append(class_of(RENDERED_TASKS[name])(root=data))
+        found.append(class_of(RENDERED_TASKS[name])(root=data, incomplete=incomplete))
     if dataset is not None:
         found = [task for task in found if task.dataset == dataset]
     if not found:

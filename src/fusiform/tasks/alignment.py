@@ -126,7 +126,9 @@ class Alignment:
         faces = london.annotated(self.root)
         photos = [face.photo for face in faces]
         copies = LONDON_COPIES if self.copies is None else self.copies
-        crops = crop_photos(photos, size, name=LONDON, jitter=self.jitter, copies=copies, mirror=True)
+        crops = crop_photos(
+            photos, size, name=LONDON, jitter=self.jitter, copies=copies, mirror=True, incomplete=self.incomplete
+        )
         flip = point_scheme(self.points).flip
         labels = [face.points68 for face in faces]
         target = [crops.points(i, labels[row], flip) for i, row in enumerate(crops.row.tolist())]

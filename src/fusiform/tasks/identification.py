@@ -31,6 +31,8 @@ class Identification:
     dataset: str = ORL
     root: Path | None = None
     """Folder of the photo sets; FUSIFORM_DATA by default."""
+    incomplete: bool = False
+    """Leave photos out that cannot be read; the result then says how many."""
 
     name = "identification"
     metric = "rank-1"
@@ -43,7 +45,7 @@ class Identification:
     def read(self, size: int) -> Labelled:
         found = orl.read(self.root)
         photos = [photo for photo, _ in found]
-        crops = crop_photos(photos, size, name=ORL)
+        crops = crop_photos(photos, size, name=ORL, incomplete=self.incomplete)
         person = np.array([photos[row].person for row in crops.row])
         _, first = np.unique(person, return_index=True)
         gallery = np.zeros(len(crops), np.bool_)

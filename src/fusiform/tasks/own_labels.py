@@ -118,6 +118,8 @@ class OwnPoints:
     copies: int = COPIES
     """Further displaced crops of each training face."""
     folds: int = FOLDS
+    incomplete: bool = False
+    """Leave photos out that cannot be read; the result then says how many."""
 
     name = "alignment"
     dataset = "own"
@@ -152,7 +154,14 @@ class OwnPoints:
         photos = _photos(self.path, self.photos, rows, centres)
         # a mirrored picture is only a training face where left and right of the points are known to change places
         flip = SCHEMES[self.scheme].flip if self.scheme in SCHEMES else ()
-        crops = crop_photos(photos, size, name="own", jitter=self.jitter, copies=self.copies, mirror=bool(flip))
+        crops = crop_photos(
+            *(photos, size),
+            name="own",
+            jitter=self.jitter,
+            copies=self.copies,
+            mirror=bool(flip),
+            incomplete=self.incomplete,
+        )
         target = [crops.points(i, labels[row], flip or range(counts[0])) for i, row in enumerate(crops.row.tolist())]
         person = np.array([photos[row].person for row in crops.row])
         return Labelled(
@@ -200,6 +209,8 @@ class OwnClasses:
     mirror_copies: bool = True
     """Whether a mirrored face has the same class."""
     folds: int = FOLDS
+    incomplete: bool = False
+    """Leave photos out that cannot be read; the result then says how many."""
 
     name = "classes"
     dataset = "own"
@@ -234,7 +245,14 @@ class OwnClasses:
             )
         photos = _photos(self.path, self.photos, rows, [None] * len(rows))
         small = Jitter(rotation=5.0, scale=0.05, shift=0.03)
-        crops = crop_photos(photos, size, name="own", jitter=small, copies=self.copies, mirror=self.mirror_copies)
+        crops = crop_photos(
+            *(photos, size),
+            name="own",
+            jitter=small,
+            copies=self.copies,
+            mirror=self.mirror_copies,
+            incomplete=self.incomplete,
+        )
         person = np.array([photos[row].person for row in crops.row])
         return Labelled(
             dataset=self.dataset,

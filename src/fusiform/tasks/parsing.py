@@ -175,10 +175,18 @@ class Parsing:
         )
 
     def _read_london(self, size: int) -> Labelled:
-        faces = [face for face in london.annotated(self.root) if face.parsing is not None]
+        annotated = london.annotated(self.root)
+        faces = [face for face in annotated if face.parsing is not None]
+        if not faces:
+            raise DataError(
+                f"None of the {len(annotated)} annotated photos of London has a map", expected="parse/NAME.png"
+            )
+        without = len(annotated) - len(faces)
         photos = [face.photo for face in faces]
         copies = LONDON_COPIES if self.copies is None else self.copies
-        crops = crop_photos(photos, size, name=LONDON, jitter=self.jitter, copies=copies, mirror=True)
+        crops = crop_photos(
+            photos, size, name=LONDON, jitter=self.jitter, copies=copies, mirror=True, incomplete=self.incomplete
+        )
         maps = {row: _map(faces[row].parsing) for row in set(crops.row.tolist())}
         target = np.empty((len(crops), size, size), np.uint8)
         for i, row in enumerate(crops.row.tolist()):
@@ -194,7 +202,7 @@ class Parsing:
             keys=np.array([photos[row].key for row in crops.row]),
             crop=crops.crop,
             extra={"train_only": crops.copy > 0, "photo_side": crops.photo_side},
-            notes=crops.notes,
+            notes={**crops.notes, **({"photos without a map, left out": without} if without else {})},
         )
 
     def _read_set(self, path: Path, size: int) -> Labelled:

@@ -179,6 +179,7 @@ def crop_photos(
     jitter: Jitter = NO_JITTER,
     copies: int = 0,
     mirror: bool = False,
+    incomplete: bool = False,
 ) -> PhotoCrops:
     """Find and cut the face of each photo; from the cache where the same was done before.
 
@@ -191,6 +192,7 @@ def crop_photos(
         jitter: displaces every crop, the scored one (copy 0) included.
         copies: further displaced crops of each photo.
         mirror: whether every second further copy is mirrored.
+        incomplete: leave photos out that are missing or refused by the decoder, and say how many.
 
     Raises:
         DataError: a photo is missing or refused by the decoder, or no photo has a face.
@@ -200,17 +202,17 @@ def crop_photos(
     onto = template(family, size)
     made_of: dict[str, Any] = {
         "code": CROP_CODE,
-        "photos": [[photo.key, _file_sha256(photo.path), photo.near] for photo in photos],
+        "photos": [[photo.key, _file_sha256(photo.path, incomplete), photo.near] for photo in photos],
         "detector": [finder.detector, finder.detector_sha256, finder.landmarks, finder.landmarks_sha256],
         "template": onto.name,
         "points": onto.points,
         "resampling": RESAMPLING,
         "jitter": asdict(jitter),
         "copies": [copies, mirror],
-    }
+    } | ({"incomplete": True} if incomplete else {})
 
     def make() -> Arrays:
-        return _cut(photos, size, finder, onto.name, jitter, copies, mirror)
+        return _cut(photos, size, finder, onto.name, jitter, copies, mirror, incomplete)
 
     arrays = cached(f"crops-{name}-{size}", made_of, make)
     faces, second = arrays.pop("faces"), arrays.pop("second_choice")
@@ -220,6 +222,8 @@ def crop_photos(
         "photos with several faces, one chosen": int((faces > 1).sum()),
         "photos aligned on the detector's points for want of landmarks": int(second.sum()),
     }
+    if (unread := int((faces < 0).sum())) > 0:
+        notes["photos that cannot be read, left out"] = unread
     if not (faces > 0).any():
         raise DataError(f"No face was found in any of the {len(photos)} photos of {name}", expected="photos of faces")
     for note, count in notes.items():
@@ -293,12 +297,27 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 
 
 def _cut(
-    photos: Sequence[Photo], size: int, finder: Finder, onto: str, jitter: Jitter, copies: int, mirror: bool
+    photos: Sequence[Photo],
+    size: int,
+    finder: Finder,
+    onto: str,
+    jitter: Jitter,
+    copies: int,
+    mirror: bool,
+    incomplete: bool,
 ) -> Arrays:
+    """`faces` counts those found in each photo; -1 where it cannot be read."""
     images, matrices, row, copy, mirrored = [], [], [], [], []
+    refused: list[DataError] = []
     faces, second = np.zeros(len(photos), np.int64), np.zeros(len(photos), np.bool_)
     for index, photo in enumerate(photos):
-        pixels = read_photo(photo.path)
+        try:
+            pixels = read_photo(photo.path)
+        except DataError as error:
+            refused.append(error)
+            faces[index] = -1
+            _log.warning("%s", error)
+            continue
         found = finder.find(pixels)
         faces[index] = len(found)
         if not found:
@@ -315,6 +334,13 @@ def _cut(
             row.append(index)
             copy.append(number)
             mirrored.append(flip)
+    if refused and not incomplete:
+        others = "" if len(refused) == 1 else f", and {len(refused) - 1} more of {len(photos)} (the log names them)"
+        raise DataError(
+            f"{refused[0].what}{others}",
+            expected=refused[0].expected,
+            do="mend it or fetch it again; evaluate and head --incomplete leave such photos out and count them",
+        )
     return {
         "images": np.array(images, np.uint8).reshape(-1, size, size, 3),
         "matrices": np.array(matrices, np.float64).reshape(-1, 2, 3),
@@ -326,13 +352,20 @@ def _cut(
     }
 
 
-def _file_sha256(path: Path) -> str:
+def _file_sha256(path: Path, incomplete: bool) -> str:
+    """ "" where a file that may be missing cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
+        if incomplete:
+            return ""
         raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"The photo '{path}' cannot be read ({error.strerror})", expected="the file of the set")
+    return DataError(
+        f"The photo '{path}' cannot be read ({error.strerror})",
+        expected="the file of the set",
+        do="put it there; evaluate and head --incomplete leave such photos out and count them",
+    )

@@ -57,6 +57,8 @@ class Verification:
     folds: int = 10
     root: Path | None = None
     """Folder of the photo sets; FUSIFORM_DATA by default."""
+    incomplete: bool = False
+    """Leave photos out that cannot be read; the result then says how many."""
 
     name = "verification"
     metric = "AUC"
@@ -82,7 +84,7 @@ class Verification:
                 f"{len(missing)} faces of the pair list have no label row, such as '{missing[0]}'",
                 expected="a row of labels.jsonl for every face of pairs.csv",
             )
-        crops = crop_photos(photos, size, name=CONGRESS)
+        crops = crop_photos(photos, size, name=CONGRESS, incomplete=self.incomplete)
         keys = np.array([photos[row].key for row in crops.row])
         person = np.array([photos[row].person for row in crops.row])
         found = set(keys.tolist())

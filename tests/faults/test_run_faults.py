@@ -301,7 +301,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_kills_at_random_moments(tmp_path: Path) -> None:
-    kills_at_random_moments(tmp_path / "a", rounds=300, seed=20)
+    kills_at_random_moments(tmp_path / "a", rounds=100, seed=20)
 
 
 def too_big(folder: Path) -> None:

@@ -5,8 +5,8 @@
 Scan, book, workers, commits, decisions over the whole set (screening, copies in detail, people, splits), index, ledger
 and card are what a user runs; the detector and the landmark model are stand-ins that cost nothing, because what they
 hold does not depend on the number of photos. Photos are tiny and all different: coloured noise of 8 x 8 cells,
-smoothed. Every tenth is the one before it, enlarged by a quarter and saved anew; every twentieth is broken. A person has
-twenty.
+smoothed. Every tenth is the one before it, enlarged by a quarter and saved anew; every twentieth is broken. A person
+has twenty.
 
 Each size runs in a process of its own. Peaks of resident memory are the kernel's, in MB: of the run, of its largest
 worker, and of the run when it has drawn the atlas too.

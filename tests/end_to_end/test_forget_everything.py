@@ -106,7 +106,7 @@ def test_a_person_is_in_nothing_that_any_command_wrote(data_dir: Path, weights_d
         return run(tmp_path, weights_dir, *words)
 
     do("curate", photos, "--out", root / "set", "--person-from", "folder", "--policy", "off", "--workers", 1,
-       "--near-duplicates", "keep")  # fmt: skip
+       "--near-duplicates", "keep", "--licence", "CC0-1.0")  # fmt: skip
     flags = [word for group, own in TINY.items() for key, value in own.items() for word in (f"--{group}.{key}", value)]
     do("pretrain", "muon-mae-quick", "--faces", root / "set", "--out", root / "run", *flags, "--loop.tensorboard")
     do("report", root / "run", "--faces", root / "set")

@@ -139,7 +139,8 @@ def main() -> int:
         able = asyncio.run(capacity(service.address, photos, clients=8, seconds=20))
         print(f"{idle:.0f} MB idle; answers {able:.2f} photos/s; sending {flags.over * able:.1f} good requests/s")
         before = opened(pid)
-        held, parts, whole, own, health = [resident(pid)], 6, Tally(), Tally(), Tally()
+        held, parts = [resident(pid)], max(2, min(6, int(flags.seconds / 30)))
+        whole, own, health = Tally(), Tally(), Tally()
         for part in range(parts):
             seconds = flags.seconds / parts
             settings = {"rate": flags.over * able, "seed": part, "slow": flags.slow, "clients": flags.clients}

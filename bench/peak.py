@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import shutil
 import subprocess
 import tempfile
@@ -37,6 +39,22 @@ def processor() -> str:
     except OSError:
         return "unknown processor"
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """Cores that are busy while this process sleeps, so with others; NaN where the system does not say."""
+
+    def spent() -> tuple[int, int]:
+        try:
+            numbers = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        except (OSError, ValueError, IndexError):
+            return 0, 0
+        return sum(numbers), numbers[3] + numbers[4]  # idle, and waiting for a disk
+
+    before = spent()
+    time.sleep(seconds)
+    total, idle = (after - start for after, start in zip(spent(), before, strict=True))
+    return (os.cpu_count() or 1) * (1 - idle / total) if total else math.nan
 
 
 def measured() -> dict[str, float]:

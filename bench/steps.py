@@ -3,7 +3,6 @@ equations in float32, and against other people's masked autoencoders as they are
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import apart, peers, plain
+from bench import apart, peak, peers, plain
 from bench.rows import Row
 from fusiform.batch import FaceBatch
 from fusiform.clock import Cosine
@@ -153,8 +152,10 @@ def t17() -> Iterator[Row]:
                 ("two ranks, a step of their own each", apart.ranks(f"ours-1-{faces}", 2), 1.8),
             ):
                 with several as both:
-                    load = os.getloadavg()[0]
-                    note = f"wall time, load {load:.1f}" + ("; not idle: proves nothing" if load > 0.5 else "")
+                    one(), both()  # processes have started, and sleep
+                    others = peak.busy_cores()
+                    note = f"wall time, {others:.2f} cores busy with others before it"
+                    note += "; not idle: proves nothing" if others > 0.1 else ""
                     stretch = None if must is None else 2.0
                     yield Row("T17", f"{what}, {how}", one, both, must, stretch, faces * 5, note=note)
 

@@ -181,7 +181,7 @@ def sort_entries(released: Mapping[str, Tensor], family: Family) -> Sorted:
 
 
 def _is_square(number: int) -> bool:
-    return round(number**0.5) ** 2 == number
+    return bool(round(number**0.5) ** 2 == number)
 
 
 def vit_config(state: Mapping[str, Tensor], family: Family, *, heads: int | None = None) -> ViTConfig:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fusiform.batch import FaceBatch
 from fusiform.clock import Clock, Cosine
+from fusiform.compiled import drop_torn
 from fusiform.config import Recipe
 from fusiform.encoder import Encoder
 from fusiform.errors import ConfigError, Diverged, WeightsError
@@ -91,6 +92,9 @@ class Training:
         self.last_good: Path | None = None
         """Newest checkpoint: what an error names."""
         if recipe.loop.compile:
+            from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+            drop_torn(Path(cache_dir()))
             blocks: Any = method.encoder.blocks
             for block in blocks:  # in place, so that parameter names stay
                 block.compile()

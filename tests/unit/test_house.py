@@ -13,7 +13,19 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "fusiform"
 
 # A module imports only from its own layer or those before it (docs/decisions/0002-layers.md).
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "clock", "config", "measurement", "progress", "durable", "assets", "transfer", "revision", "taint"),
+    (
+        "errors",
+        "clock",
+        "config",
+        "measurement",
+        "progress",
+        "durable",
+        "assets",
+        "transfer",
+        "compiled",
+        "revision",
+        "taint",
+    ),
     (
         "batch",
         "ledger",

@@ -133,7 +133,9 @@ def test_pixels_that_wait_are_bounded():
         assert gate.pixels == 0
         return said
 
-    assert asyncio.run(pixels()) == ["a in", "b in", "a out", "b out", "c in", "c out"]
+    said = asyncio.run(pixels())
+    assert said[:3] == ["a in", "b in", "a out"]  # one is enough to let the third in, and who ends next is chance
+    assert sorted(said[3:]) == ["b out", "c in", "c out"]
 
 
 # ---------------------------------------------------------------- those who are slow, and those who leave

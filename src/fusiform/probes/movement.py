@@ -44,7 +44,7 @@ class Movement:
         usual = max((float(group["lr"]) for group in groups.values()), default=0.0)
         moved: dict[int, float] = {}
         way = 0.0
-        for number, (parameter, old) in enumerate(zip(self.blocks, before, strict=False)):
+        for number, (parameter, old) in enumerate(zip(self.blocks, before, strict=False)):  # none where nothing began
             group: dict[str, Any] = groups.get(id(parameter), {"lr": usual, "weight_decay": 0.0})
             rate, size = float(group["lr"]), float(old.double().square().mean().sqrt()) if old.numel() else 0.0
             if size == 0:  # another process has all of it

@@ -144,7 +144,8 @@ def lede(runs: Sequence[RunSummary], data: DataSummary | None, counts: Mapping[S
         faces = f" on {figures.plural(trained_on(run, data), 'face')}" if data and data.faces else ""
         epochs = f", {run.epochs:.3g} times each" if run.epochs else ""
         several = f" {len(runs)} times" if len(runs) > 1 else ""
-        said.append(f"{run.method or run.recipe} was trained{several}{faces}{epochs}.")
+        how = " (moved by Muon)" if run.method and run.group("optim").get("muon") else ""
+        said.append(f"{run.method or run.recipe}{how} was trained{several}{faces}{epochs}.")
         said.append(run.learned() if len(runs) == 1 else "")
     total = sum(counts.values())
     if total:

@@ -133,8 +133,11 @@ def _words(out: Image, said: Sequence[str], x: float, y: float, side: float) -> 
     widest = max((cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 2)[0][0] for text in said), default=1)
     scale = min(scale, 0.96 * out.shape[1] / widest)
     x = min(x, out.shape[1] - scale * widest - 2)
-    height = round(30 * scale)
+    height, halo, thick = round(30 * scale), max(1, round(1.25 * scale)), max(1, round(1.5 * scale))
+    # the same strokes moved about, and no thicker ones: OpenCV 5 sets thick letters wider
+    ways = [(dx * halo, dy * halo) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy]
     for number, text in enumerate(said):
-        place = _at(x, min(y + height * (number + 1), out.shape[0] - height * (len(said) - number - 1) - 4))
-        for colour, thick in ((PAPER, max(2, round(4 * scale))), (INK, max(1, round(1.5 * scale)))):
-            cv2.putText(out, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
+        left, base = _at(x, min(y + height * (number + 1), out.shape[0] - height * (len(said) - number - 1) - 4))
+        for dx, dy, colour in [*((dx, dy, PAPER) for dx, dy in ways), (0, 0, INK)]:
+            at = (left + dx, base + dy)
+            cv2.putText(out, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
